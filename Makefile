@@ -1,0 +1,53 @@
+# make demo and make test need Python >= 3.11, make and git, nothing else: they make .venv themselves.
+#
+#   make demo                  a primary and two replicas, made, shown and taken down again
+#   make test                  the whole suite; live tests take turns with the server versions
+#   make live                  the live tests on every server version found
+#   make lint                  format, lint, types
+#   make bench                 measure, and write the tables of docs/benchmarks.md
+#   make docs                  regenerate what is generated in docs/ and README.md
+#
+# PYTHON=python3.12 chooses the interpreter that makes .venv; ARGS="-k lag" goes to pytest or the demo;
+# WORKERS=0 runs tests one after the other.
+
+PYTHON ?= python3
+WORKERS ?= 2
+ARGS ?=
+
+PY := .venv/bin/python
+PYTEST := $(PY) -m pytest -n $(WORKERS) --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test live lint bench docs clean venv-lab venv-test
+
+help:
+	@sed -n '/^#   make/s/^#  //p' Makefile
+
+# Not files: whether .venv is up to date is for make_venv.py to say, which takes 30 ms when it is.
+venv-lab venv-test: venv-%:
+	@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON); replctl needs Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) tools/make_venv.py $*
+
+demo: venv-lab
+	@$(PY) -m replctl demo $(ARGS)
+
+test: venv-test
+	$(PYTEST) $(ARGS)
+
+live: venv-test
+	REPLCTL_TEST_MATRIX=all $(PYTEST) tests/live $(ARGS)
+
+lint: venv-test
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+bench: venv-test
+	$(PY) -m benchmarks.startup
+	@echo "docs/benchmarks.md holds the tables"
+
+docs: venv-test
+	$(PY) -m tools.docs
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,81 @@
+"""Options that many commands share, declared once so that they look the same everywhere."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+class Output(StrEnum):
+    """Formats of every read command."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    YAML = "yaml"
+    CSV = "csv"
+    NAME = "name"
+
+
+class Color(StrEnum):
+    """When to colour."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+def complete_nodes(ctx: Any, incomplete: str) -> list[str]:
+    """Completion: the names of the nodes in the inventory. Asks no server."""
+    from replctl.inventory import names
+
+    return [name for name in names(_given_path(ctx)).nodes if name.startswith(incomplete)]
+
+
+def complete_clusters(ctx: Any, incomplete: str) -> list[str]:
+    """Completion: the names of the clusters in the inventory. Asks no server."""
+    from replctl.inventory import names
+
+    return [name for name in names(_given_path(ctx)).clusters if name.startswith(incomplete)]
+
+
+def _given_path(ctx: Any) -> Path | None:
+    given = ctx.params.get("inventory")
+    return None if given is None else Path(given)
+
+
+InventoryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "-i",
+        "--inventory",
+        envvar="REPLCTL_INVENTORY",
+        help="Inventory file, or a directory of them.",
+        show_default="./replctl.toml, then the user's and the system's replctl/*.toml",
+    ),
+]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        help="Only this cluster, where the inventory is a directory.",
+        autocompletion=complete_clusters,
+    ),
+]
+OutputOption = Annotated[
+    Output, typer.Option("-o", "--output", help="Format.", show_choices=True, case_sensitive=False)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="The same as -o json.")]
+ColorOption = Annotated[Color, typer.Option("--color", help="Colour: auto, always or never.")]
+TimeoutOption = Annotated[
+    str | None, typer.Option("--timeout", help="Limit for the whole run, such as 10s.", show_default="10s")
+]
+YesOption = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")]
+
+
+def chosen(output: Output, json: bool) -> Output:
+    """`--json` is `-o json`."""
+    return Output.JSON if json else output

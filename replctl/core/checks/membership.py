@@ -1,0 +1,258 @@
+"""Which nodes are there, what they are, and whether they are of one cluster and one history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from replctl.core.checks.registry import Context, behind, check
+from replctl.core.model import Cause
+from replctl.core.results import CheckResult, Status
+from replctl.core.status import NodeState, NodeStatus, Role
+from replctl.core.topology import sender_for
+from replctl.core.units import format_bytes
+
+
+@check(
+    "reachable",
+    of="node",
+    help="Every node of the inventory answers.",
+    hint="replctl status -o wide",
+    meaning="A node did not answer within its deadline. The cause tells what to look at: `refused` = the "
+    "server is not running, `timeout` = host or network, `auth`/`privilege` = the role, `tls`, `dns`.",
+)
+def _reachable(ctx: Context) -> Iterator[CheckResult]:
+    for node in ctx.status.nodes:
+        if node.reachable:
+            yield ctx.result(Status.OK, f"{node.name} answers", node)
+        elif node.cause is not Cause.WRONG_CLUSTER:
+            cut_short = node.name in ctx.status.state.cut_short
+            severity = Status.UNKNOWN if _may_be_well(ctx, node) else Status.CRITICAL
+            why = f": {node.message}" if cut_short else f" unreachable, {node.cause}: {node.message}"
+            hint = "a longer --timeout shows why" if cut_short else _reaching(node)
+            yield ctx.result(severity, f"{node.name}{why}", node, hint=hint)
+
+
+def _reaching(node: NodeStatus) -> str:
+    """What to look at, by cause."""
+    at = f"{node.host}:{node.port}"
+    return {
+        Cause.REFUSED: f"start PostgreSQL on {node.host}, or correct the port; its log says why it stopped",
+        Cause.TIMEOUT: f"is {node.host} up, and port {node.port} open from here?",
+        Cause.DNS: f"correct the host of {node.name} in the inventory, or DNS",
+        Cause.TLS: f"compare sslmode and certificates in [connection] with what {at} offers",
+        Cause.AUTH: f"psql 'host={node.host} port={node.port}': role, password and pg_hba.conf",
+        Cause.STARTING_UP: f"wait; the log of {node.name} shows how far it is",
+        Cause.TOO_MANY_CONNECTIONS: f"raise max_connections on {node.name}, or use fewer",
+        Cause.NOT_POSTGRES: f"something else listens on {at}: correct the port",
+        Cause.PRIVILEGE: "replctl grants --role observer",
+    }.get(node.cause or Cause.OTHER, f"psql 'host={node.host} port={node.port}' shows the same error")
+
+
+@check(
+    "primary",
+    of="cluster",
+    help="Exactly one node is the primary.",
+    hint="replctl failover --dry-run",
+    meaning="No node, or more than one, accepts writes. With none, look at the diagnosis of `status` and "
+    "decide about a failover; with more, see `split-brain`.",
+)
+def _primary(ctx: Context) -> Iterator[CheckResult]:
+    found = [n.name for n in ctx.status.nodes if n.role is Role.PRIMARY and n.state is not NodeState.FENCED]
+    if len(found) == 1:
+        yield ctx.result(Status.OK, f"{found[0]} is the primary")
+    elif found:
+        yield ctx.result(
+            Status.CRITICAL, f"{len(found)} primaries: {', '.join(found)}", hint="replctl status"
+        )
+    elif silent := [n.name for n in ctx.status.nodes if _may_be_well(ctx, n)]:
+        message = f"not known which node is the primary: nothing heard from {', '.join(silent)}"
+        yield ctx.result(Status.UNKNOWN, message, hint="replctl status")
+    else:
+        yield ctx.result(Status.CRITICAL, "no primary answers")
+
+
+def _may_be_well(ctx: Context, node: NodeStatus) -> bool:
+    """Whether silence of this node is no finding: no time was left for it, or the inventory says so."""
+    return not node.reachable and (
+        node.name in ctx.status.state.cut_short or ctx.status.settings.unreachable(node.name) == "unknown"
+    )
+
+
+@check(
+    "automatic-failover",
+    of="cluster",
+    help="Who fails over when the primary is lost.",
+    hint="replctl doctor",
+    meaning="Whether anything acts by itself when the primary is lost. Where the inventory names another "
+    "manager, that is left to it. `replctl doctor` says what a failover needs and what it would cover.",
+)
+def _automatic_failover(ctx: Context) -> Iterator[CheckResult]:
+    manager = ctx.status.settings.manager
+    said = f"left to {manager}" if manager != "replctl" else "off: no controller runs"
+    yield ctx.result(Status.OK, f"automatic failover is {said}")
+
+
+@check(
+    "split-brain",
+    of="cluster",
+    help="No second node accepts writes.",
+    hint="replctl fence NODE",
+    meaning="Two nodes accept writes. The one on the older timeline is a stale primary: keep applications "
+    "away from it and fence it. On equal timelines only you can say which history to keep.",
+)
+def _split_brain(ctx: Context) -> Iterator[CheckResult]:
+    writable = [n for n in ctx.status.nodes if n.state in (NodeState.PRIMARY, NodeState.STALE_PRIMARY)]
+    if len(writable) > 1:
+        names = ", ".join(f"{n.name} (timeline {n.timeline})" for n in writable)
+        stale = next((n.name for n in writable if n.state is NodeState.STALE_PRIMARY), "NODE")
+        yield ctx.result(
+            Status.CRITICAL, f"{len(writable)} nodes accept writes: {names}", hint=f"replctl fence {stale}"
+        )
+    else:
+        silent = any(not n.reachable for n in ctx.status.nodes)
+        yield ctx.result(Status.OK, f"no second node {'that answers ' if silent else ''}accepts writes")
+
+
+@check(
+    "system-id",
+    of="cluster",
+    help="All nodes belong to one cluster (system identifier).",
+    hint="replctl config show",
+    meaning="The address of a node leads to a server of another cluster. Correct the inventory or the DNS "
+    "name; nothing of such a node is used.",
+)
+def _system_id(ctx: Context) -> Iterator[CheckResult]:
+    strangers = [n for n in ctx.status.nodes if n.cause is Cause.WRONG_CLUSTER]
+    for node in strangers:
+        yield ctx.result(Status.CRITICAL, f"{node.name} is of another cluster: {node.message}", node)
+    if not strangers and ctx.status.system_identifier:
+        yield ctx.result(Status.OK, f"system identifier {ctx.status.system_identifier}")
+
+
+@check(
+    "timeline",
+    of="replica",
+    help="Replicas are on the primary's history.",
+    hint="replctl rejoin NODE",
+    meaning="A replica is ahead of the primary, on a newer timeline, or waits at a fork: its history is "
+    "not the primary's, and it will never follow without pg_rewind or a new copy.",
+)
+def _timeline(ctx: Context) -> Iterator[CheckResult]:
+    for node in ctx.status.replicas:
+        if node.state is NodeState.DIVERGED:
+            ahead = -(node.lag.lag_bytes or 0)
+            what = f"{format_bytes(ahead)} ahead of" if ahead > 0 else "on another history than"
+            yield ctx.result(
+                Status.CRITICAL,
+                f"{node.name} (timeline {node.timeline}) is {what} {ctx.status.primary}",
+                node,
+                hint=f"replctl rejoin {node.name}",
+            )
+        else:
+            yield ctx.result(Status.OK, f"{node.name} on timeline {node.timeline}", node)
+
+
+@check(
+    "streaming",
+    of="replica",
+    help="Every replica receives WAL.",
+    hint="look at the replica's server log for walreceiver messages",
+    meaning="A replica has no walreceiver and replays nothing. Its log says why it cannot connect: "
+    "network, pg_hba.conf, a missing slot, WAL that the upstream no longer has.",
+)
+def _streaming(ctx: Context) -> Iterator[CheckResult]:
+    for node in ctx.status.replicas:
+        if node.state is NodeState.STALLED:
+            yield ctx.result(
+                Status.CRITICAL,
+                f"{node.name} stalled: no WAL from {node.upstream or 'anywhere'}{behind(node)}",
+                node,
+            )
+        elif node.state is NodeState.NO_PRIVILEGE:
+            yield _hidden_receiver(ctx, node)
+        elif node.state is NodeState.PAUSED:
+            yield _streaming_while_paused(ctx, node)
+        elif node.state is not NodeState.DIVERGED:
+            yield ctx.result(Status.OK, f"{node.name} {node.state}", node)
+
+
+def _hidden_receiver(ctx: Context, node: NodeStatus) -> CheckResult:
+    hint = "replctl grants --role observer"
+    return ctx.result(Status.UNKNOWN, f"{node.name} hides its walreceiver from this role", node, hint=hint)
+
+
+def _streaming_while_paused(ctx: Context, node: NodeStatus) -> CheckResult:
+    """A paused replica goes on receiving, but asks for no new connection once it has lost its own."""
+    facts = node.facts
+    receiver = facts.receiver if facts is not None else None
+    if receiver is not None and receiver.status is None:
+        return _hidden_receiver(ctx, node)
+    archive_only = facts is not None and facts.upstream_known and facts.upstream_host is None
+    if receiver is not None or archive_only:
+        return ctx.result(Status.OK, f"{node.name} receives WAL while replay is paused", node)
+    message = f"{node.name} is paused and receives no WAL{behind(node)}"
+    return ctx.result(Status.CRITICAL, message, node, hint=f"on {node.name}: SELECT pg_wal_replay_resume();")
+
+
+@check(
+    "expected-nodes",
+    of="cluster",
+    help="Every replica of the inventory has a walsender.",
+    hint="replctl status --tree",
+    meaning="A replica that answers neither us nor streams from anybody is really gone; its row is "
+    "missing in pg_stat_replication, which most monitoring takes for fine.",
+)
+def _expected_nodes(ctx: Context) -> Iterator[CheckResult]:
+    observed = [f for _, f in ctx.answering() if f.is_complete]
+    if ctx.status.primary is None or not observed:
+        return
+    for node in ctx.status.nodes:
+        strange = node.cause is Cause.WRONG_CLUSTER or node.name in ctx.status.state.cut_short
+        if node.reachable or strange:
+            continue
+        name = node.spec.application_name
+        seen = next((f.node for f in observed if any(s.application_name == name for s in f.senders)), None)
+        if seen is None:
+            yield ctx.result(Status.CRITICAL, f"{node.name} streams from no node", node)
+        else:
+            yield ctx.result(Status.OK, f"{node.name} does not answer but streams from {seen}", node)
+    if all(n.reachable for n in ctx.status.nodes):
+        yield ctx.result(Status.OK, f"all {len(ctx.status.nodes)} nodes are there")
+
+
+@check(
+    "foreign-replicas",
+    of="cluster",
+    help="Nobody streams who is not in the inventory.",
+    hint="add the node to the inventory, or stop it",
+    meaning="A server streams that the inventory does not know. A failover would leave it behind, and if "
+    "it matches synchronous_standby_names it breaks the arithmetic of the quorum.",
+)
+def _foreign_replicas(ctx: Context) -> Iterator[CheckResult]:
+    ours = {(n.upstream, n.sender.pid) for n in ctx.status.replicas if n.sender is not None}
+    for replica, facts in ctx.answering():
+        for node, upstream in ctx.answering():
+            # Also what an earlier upstream has not noticed to be gone.
+            row = sender_for(upstream, facts, ctx.status.settings)
+            if replica.role is Role.REPLICA and row is not None:
+                ours.add((node.name, row.pid))
+    silent = {n.spec.application_name for n in ctx.status.nodes if not n.reachable}
+    foreign = False
+    for node, facts in ctx.answering():
+        logical = {s.active_pid for s in facts.slots if s.kind == "logical"}
+        for row in facts.senders:
+            known = (node.name, row.pid) in ours or row.application_name in silent or row.pid in logical
+            # A backup also streams the WAL that it needs, by a second walsender.
+            if known or row.state == "backup" or row.application_name == "pg_basebackup":
+                continue
+            foreign = True
+            counts = " and confirms commits" if row.sync_state in ("sync", "quorum") else ""
+            address = f" from {row.client_addr}" if row.client_addr else ""
+            yield ctx.result(
+                Status.WARNING,
+                f"{row.application_name!r}{address} streams from {node.name}{counts}",
+                node,
+                subject=row.application_name,
+            )
+    if not foreign:
+        yield ctx.result(Status.OK, "nobody streams who is not in the inventory")

@@ -1,0 +1,66 @@
+"""Every error that replctl raises on purpose, each with its exit code.
+
+    ReplctlError                1   it failed
+    ├── UsageError              2   the command line is wrong
+    ├── InventoryError          2   the inventory is wrong: all problems of it at once
+    ├── RefusedError            3   the cluster is not in a state that allows it; nothing was changed
+    ├── PartialError            4   done in part: what is missing and how to finish is said
+    ├── ObserveError            1   a server could not be asked
+    └── LabError                1   the local cluster could not be built, broken or mended
+
+An error is one sentence of what, one of why, and one hint with the next command. Only `cli` prints
+them; everything below raises.
+"""
+
+from __future__ import annotations
+
+
+class ReplctlError(Exception):
+    """What went wrong, why, and what to do next."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, why: str | None = None, hint: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.why = why
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.what if self.why is None else f"{self.what}: {self.why}"
+
+
+class UsageError(ReplctlError):
+    """The command line asks for something that does not exist or does not fit together."""
+
+    exit_code = 2
+
+
+class InventoryError(ReplctlError):
+    """The inventory cannot be used. `problems` holds one line per problem found, all of them."""
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, problems: tuple[str, ...] = (), hint: str | None = None) -> None:
+        super().__init__(what, hint=hint)
+        self.problems = problems
+
+
+class RefusedError(ReplctlError):
+    """The cluster is not in a state that allows this. Nothing was changed."""
+
+    exit_code = 3
+
+
+class PartialError(ReplctlError):
+    """The main thing was done, a follow-up was not."""
+
+    exit_code = 4
+
+
+class ObserveError(ReplctlError):
+    """A server could not be asked at all."""
+
+
+class LabError(ReplctlError):
+    """The local cluster could not be built, broken or mended."""

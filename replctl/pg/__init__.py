@@ -1,0 +1,1 @@
+"""The only place that asks servers for facts or acts on them."""

@@ -1,0 +1,304 @@
+"""Asking the servers: one node → NodeFacts | Unreachable, all nodes at once → ClusterState.
+
+- One round trip per node and sample, on a persistent connection.
+- Replicas before primaries: WAL grows meanwhile, so the other order shows replicas ahead of their
+  primary. Which is which is known before the query, from the `in_hot_standby` that a server reports
+  when one connects (14+).
+- The heartbeat that an inventory may ask for is written after a look, so it never changes what was seen.
+- Every node has its own deadline. The first look waits for it; later ones do not wait again for a node
+  that was silent: it is tried in the background and reported as it was until it answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
+
+from replctl.core.model import Cause, ClusterState, NodeFacts, Observation, Unreachable
+from replctl.core.topology import current_primary, is_fenced
+from replctl.inventory import Connection, Inventory
+from replctl.pg.connect import NodeError, classify, close, connect, query
+from replctl.pg.facts import node_facts
+from replctl.pg.queries import BEAT, CORE, FIRST_SUPPORTED, SAMPLE, server_version
+
+
+class NodeProbe:
+    """The persistent connection to one node, and the sample taken on it."""
+
+    def __init__(self, name: str, connection: Connection) -> None:
+        self.name = name
+        self._settings = connection
+        self._connection: AsyncConnection[DictRow] | None = None
+        self._core_only = False
+        self.attempt: asyncio.Task[Unreachable | None] | None = None  # a connect still under way
+        self.stage = "waiting"  # what it is doing, for the message when the whole run has no time left
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection that looks alive."""
+        return self._connection is not None and not self._connection.closed
+
+    @property
+    def is_primary(self) -> bool:
+        """What the server reported of itself; False where it is not known."""
+        if self._connection is None or self._connection.closed:
+            return False
+        return self._connection.info.parameter_status("in_hot_standby") == "off"
+
+    @property
+    def connection(self) -> AsyncConnection[DictRow] | None:
+        """The open connection, if there is one."""
+        return self._connection if self.connected else None
+
+    async def connect(self) -> Unreachable | None:
+        """Open the connection where there is none. Returns why it failed, or None."""
+        if self.connected:
+            return None
+        started_s = time.monotonic()
+        self.stage = "connecting"
+        try:
+            self._connection = await connect(self._settings)
+        except NodeError as error:
+            return self._unreachable(error.cause, error.message, started_s)
+        version = self._connection.info.server_version
+        if version // 10000 < FIRST_SUPPORTED:
+            await self.close()
+            return self._unreachable(
+                Cause.OTHER,
+                f"PostgreSQL {server_version(version)} is too old; {FIRST_SUPPORTED} is the first supported",
+                started_s,
+            )
+        return None
+
+    async def sample(self) -> Observation:
+        """One look. A connection that turns out broken is opened anew, once."""
+        started_s = time.monotonic()
+        for attempt in (1, 2):
+            if (failure := await self.connect()) is not None:
+                return failure
+            try:
+                return await self._ask()
+            except NodeError as error:
+                await self.close()
+                if error.cause is Cause.TIMEOUT or attempt == 2:
+                    return self._unreachable(error.cause, error.message, started_s)
+        raise AssertionError("unreachable: the second attempt returns")
+
+    async def _ask(self) -> NodeFacts:
+        assert self._connection is not None
+        version = self._connection.info.server_version
+        text = (CORE if self._core_only else SAMPLE).for_version(version)
+        asked_at, started_s = time.time(), time.monotonic()
+        self.stage = "asking"
+        try:
+            rows = await query(self._connection, text, timeout_s=self._settings.query_timeout_s)
+        except psycopg.Error as error:
+            if self._core_only:
+                raise NodeError(*classify(error)) from None
+            # Some hosted services forbid a view altogether: the rest of the facts still counts.
+            self._core_only = True
+            return await self._ask()
+        round_trip_s = time.monotonic() - started_s
+        return node_facts(
+            self.name,
+            rows[0],
+            server_version_num=version,
+            asked_at=asked_at + round_trip_s / 2,
+            round_trip_s=round_trip_s,
+            sampled_at_s=started_s + round_trip_s / 2,
+        )
+
+    async def close(self) -> None:
+        """Close the connection; the next sample opens another."""
+        if self._connection is not None:
+            await close(self._connection)
+            self._connection = None
+
+    def _unreachable(self, cause: Cause, message: str, started_s: float) -> Unreachable:
+        now_s = time.monotonic()
+        return Unreachable(
+            node=self.name, cause=cause, message=message, took_s=now_s - started_s, sampled_at_s=now_s
+        )
+
+
+@dataclass
+class Observer:
+    """Looks at every node and witness of an inventory, again and again. Close it when done."""
+
+    inventory: Inventory
+    probes: dict[str, NodeProbe] = field(init=False)
+    _last: dict[str, Observation] = field(default_factory=dict, init=False)
+    _beaten_s: float = field(default=-math.inf, init=False)
+
+    def __post_init__(self) -> None:
+        self.probes = {
+            name: NodeProbe(name, connection) for name, connection in self.inventory.connections.items()
+        }
+
+    async def __aenter__(self) -> Observer:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def observe(self, *, limit_s: float | None = None) -> ClusterState:
+        """One look at everything.
+
+        Takes at most the longest connect_timeout_s plus two query_timeout_s of the nodes, and at most
+        `limit_s`: a node that has not answered by then is reported so, and named in `cut_short`.
+        """
+        observed_at, started_s = time.time(), time.monotonic()
+        replicas_done = _Countdown(len(self.probes))
+        tasks = {p.name: asyncio.create_task(self._look(p, replicas_done)) for p in self.probes.values()}
+        try:
+            await asyncio.wait(tasks.values(), timeout=limit_s)
+        finally:
+            cut_short = frozenset(name for name, task in tasks.items() if not task.done())
+            for name in cut_short:
+                tasks[name].cancel()
+        await asyncio.gather(*(tasks[name] for name in cut_short), return_exceptions=True)
+        for name, task in tasks.items():
+            self._last[name] = self._out_of_time(name, started_s) if name in cut_short else task.result()
+        settings = self.inventory.settings
+        state = ClusterState(
+            nodes=_refuse_strangers(tuple(self._last[n.name] for n in settings.nodes)),
+            witnesses=tuple(self._last[w.name] for w in settings.witnesses),
+            observed_at=observed_at,
+            observed_at_s=started_s,
+            took_s=time.monotonic() - started_s,
+            cut_short=cut_short,
+        )
+        await self._beat_if_due(state, math.inf if limit_s is None else limit_s - state.took_s)
+        return state
+
+    def _out_of_time(self, name: str, started_s: float) -> Unreachable:
+        now_s = time.monotonic()
+        return Unreachable(
+            node=name,
+            cause=Cause.TIMEOUT,
+            message=f"the run's time was over while {self.probes[name].stage}",
+            took_s=now_s - started_s,
+            sampled_at_s=now_s,
+        )
+
+    async def _look(self, probe: NodeProbe, replicas_done: _Countdown) -> Observation:
+        """Connect where needed, wait for the replicas if this is a primary, sample."""
+        counted = False
+        try:
+            if (failure := await self._connected(probe)) is not None:
+                return failure
+            if probe.is_primary:
+                counted = True
+                await replicas_done.one_less_and_wait()
+            return await probe.sample()
+        finally:
+            if not counted:
+                replicas_done.one_less()
+
+    async def _connected(self, probe: NodeProbe) -> Unreachable | None:
+        """Make sure of a connection. A node that failed before is retried in the background."""
+        if probe.connected:
+            return None
+        before = self._last.get(probe.name)
+        if probe.attempt is None:
+            probe.attempt = asyncio.create_task(probe.connect())
+        if isinstance(before, Unreachable):
+            # A refusal or an open door answers within the blink of a local network; silence does not.
+            await asyncio.wait({probe.attempt}, timeout=0.05)
+            if not probe.attempt.done():
+                return before
+        else:
+            await asyncio.wait({probe.attempt})
+        finished, probe.attempt = probe.attempt, None
+        return finished.result()
+
+    async def _beat_if_due(self, state: ClusterState, limit_s: float) -> None:
+        """Write the heartbeat of `[checks] heartbeat_s`, on the primary that was just seen."""
+        every_s, now_s = self.inventory.settings.checks.heartbeat_s, time.monotonic()
+        # Looks that come as often as beats are due do not come to the millisecond.
+        if every_s is None or now_s - self._beaten_s < 0.9 * every_s or limit_s <= 0:
+            return
+        primary = current_primary(state)
+        if primary is None or is_fenced(primary):
+            return
+        self._beaten_s = now_s
+        with contextlib.suppress(NodeError):  # the next look tells what is the matter
+            await self.beat(primary.node, limit_s=limit_s)
+
+    async def beat(self, primary: str, *, limit_s: float = math.inf) -> None:
+        """Write a message of a few bytes into the primary's WAL, so that positions move on an idle system.
+
+        Not waited for by synchronous replicas. Raises NodeError; a server that refuses it is left alone.
+        """
+        connection = self.probes[primary].connection
+        if connection is None:
+            return
+        text = BEAT.for_version(connection.info.server_version)
+        timeout_s = min(limit_s, self.inventory.connections[primary].query_timeout_s)
+        with contextlib.suppress(psycopg.Error):
+            await query(connection, text, timeout_s=timeout_s)
+
+    async def close(self) -> None:
+        """End all attempts and close all connections."""
+        attempts = [p.attempt for p in self.probes.values() if p.attempt is not None]
+        for attempt in attempts:
+            attempt.cancel()
+        await asyncio.gather(*attempts, return_exceptions=True)
+        await asyncio.gather(*(probe.close() for probe in self.probes.values()))
+
+
+class _Countdown:
+    """Lets primaries wait until every other node has been sampled or has failed."""
+
+    def __init__(self, count: int) -> None:
+        self._left = count
+        self._zero = asyncio.Event()
+
+    def one_less(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._zero.set()
+
+    async def one_less_and_wait(self) -> None:
+        self.one_less()
+        await self._zero.wait()
+
+
+def _refuse_strangers(nodes: tuple[Observation, ...]) -> tuple[Observation, ...]:
+    """A node whose system identifier differs from the others' belongs to another cluster.
+
+    The cluster's own identifier is the most frequent one; a tie is decided for the one that a primary
+    has, then for the node that the inventory lists first.
+    """
+    facts = [n for n in nodes if isinstance(n, NodeFacts)]
+    if len({f.system_identifier for f in facts}) <= 1:
+        return nodes
+    count = Counter(f.system_identifier for f in facts)
+    primaries = Counter(f.system_identifier for f in facts if not f.in_recovery and f.senders)
+    own = max(count, key=lambda identifier: (count[identifier], primaries[identifier]))
+    return tuple(
+        Unreachable(
+            node=n.node,
+            cause=Cause.WRONG_CLUSTER,
+            message=f"its system identifier is {n.system_identifier}, this cluster's is {own}",
+            took_s=n.round_trip_s,
+            sampled_at_s=n.sampled_at_s,
+        )
+        if isinstance(n, NodeFacts) and n.system_identifier != own
+        else n
+        for n in nodes
+    )
+
+
+async def observe_once(inventory: Inventory) -> ClusterState:
+    """One look, then hang up."""
+    async with Observer(inventory) as observer:
+        return await observer.observe()

@@ -1,0 +1,1 @@
+"""What `make` runs besides the program and its tests."""
