@@ -44,6 +44,7 @@ lint: venv-test
 
 bench: venv-test
 	$(PY) -m benchmarks.startup
+	$(PY) -m benchmarks.lab
 	@echo "docs/benchmarks.md holds the tables"
 
 docs: venv-test

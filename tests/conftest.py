@@ -14,6 +14,7 @@ MARKERS = (
     "live: talks to real PostgreSQL servers that the test itself starts",
     "slow: takes more than about ten seconds",
     "pg(spec): only on these server versions, such as pg('>= 16')",
+    "every_pg: on every server version in every run, not on one in turn",
     "lab(**options): the cluster that the test gets, as options of `replctl lab up`",
 )
 # What a user has set for his own work must not decide whether a test passes.

@@ -50,7 +50,7 @@ def check(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME]...", help="Checks to run (default: all).", autocompletion=complete_checks
+            metavar="NAME", help="Checks to run (default: all).", autocompletion=complete_checks
         ),
     ] = None,
     inventory: InventoryOption = None,

@@ -10,8 +10,9 @@ import typer
 from replctl.cli.options import ClusterOption, InventoryOption, JsonOption, TimeoutOption
 
 if TYPE_CHECKING:
-    from replctl.core.readiness import NodeRights, Surroundings
+    from replctl.core.readiness import Surroundings
     from replctl.core.report import Report
+    from replctl.display.doctor import Examination
     from replctl.inventory import Inventory
 
 
@@ -32,16 +33,14 @@ def doctor(
 ) -> int:
     """Tell whether the cluster is ready for failover, switchover and rejoin, and what mends what is not.
 
-    Changes nothing: privileges are asked for, not used. Exit code 1 when something stops a failover.
+    Changes nothing: privileges are asked for, not used. Exit code 1 when something stops a failover, or a
+    check is critical.
 
     Example: replctl doctor -i orders.toml
     """
     import asyncio
 
     from replctl.cli.look import limit_of
-    from replctl.core.coverage import coverage, votes_of
-    from replctl.core.readiness import readiness
-    from replctl.core.results import Status
     from replctl.display.doctor import doctor_document, doctor_text, render_documents
     from replctl.inventory import load_all
 
@@ -49,26 +48,22 @@ def doctor(
     limit_s = limit_of(timeout)
     inventories = load_all(inventory, cluster=cluster)
 
-    async def examine_all() -> list[tuple[Report, dict[str, NodeRights]]]:
+    async def examine_all() -> list[Examination]:
         return await asyncio.gather(*(_examine(i, limit_s) for i in inventories))
 
-    documents, texts, stopped = [], [], False
-    for one, (seen, rights) in zip(inventories, asyncio.run(examine_all()), strict=True):
-        around = _surroundings(one, seen)
-        fences = frozenset(n for n, has in around.commands.items() if "fence" in has)
-        covered = coverage(one.settings, seen.status.sync, fences)
-        votes = votes_of(one.settings)
-        findings = readiness(seen.status, rights, around)
-        documents.append(doctor_document(seen, covered, votes, findings))
-        texts.append(doctor_text(seen, covered, votes, findings))
-        stopped = stopped or any(f.severity is Status.CRITICAL for f in findings)
-        stopped = stopped or seen.verdict is Status.CRITICAL
-    typer.echo("\n\n".join(texts) if form is DoctorOutput.TABLE else render_documents(documents, form.value))
-    return 1 if stopped else 0
+    found = asyncio.run(examine_all())
+    if form is DoctorOutput.TABLE:
+        typer.echo("\n\n".join(doctor_text(one) for one in found))
+    else:
+        typer.echo(render_documents([doctor_document(one) for one in found], form.value))
+    return 1 if any(one.stops for one in found) else 0
 
 
-async def _examine(inventory: Inventory, limit_s: float) -> tuple[Report, dict[str, NodeRights]]:
+async def _examine(inventory: Inventory, limit_s: float) -> Examination:
+    from replctl.core.coverage import coverage
+    from replctl.core.readiness import readiness, unexamined
     from replctl.core.report import report
+    from replctl.display.doctor import Examination
     from replctl.journal import load_history
     from replctl.pg.observe import Observer
     from replctl.pg.rights import rights_of
@@ -76,7 +71,16 @@ async def _examine(inventory: Inventory, limit_s: float) -> tuple[Report, dict[s
     async with Observer(inventory) as observer:
         state = await observer.observe(limit_s=limit_s)
         seen = report(state, inventory.settings, load_history(inventory.settings.name))
-        return seen, await rights_of(observer, inventory)
+        rights, untold = await rights_of(observer, inventory, limit_s=max(0.1, limit_s - state.took_s))
+    around = _surroundings(inventory, seen)
+    fences = frozenset(n for n, has in around.commands.items() if "fence" in has)
+    return Examination(
+        report=seen,
+        coverage=coverage(inventory.settings, seen.status.sync, fences),
+        findings=(*unexamined(untold), *readiness(seen.status, rights, around)),
+        rights=rights,
+        around=around,
+    )
 
 
 def _surroundings(inventory: Inventory, seen: Report) -> Surroundings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -71,6 +72,7 @@ def interruptible() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         for number in numbers:
             signal.signal(number, signal.SIG_IGN)
+        os.write(2, b"\nInterrupted; removing what was built.\n")
         raise KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in numbers}

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from replctl.core.quorum import SyncRule, parse_sync_rule
+from replctl.core.quorum import SyncRule, parse_sync_rule, sync_name
 from replctl.core.settings import ClusterSettings
-from replctl.core.status import SyncStatus
+from replctl.core.status import ClusterStatus, Role, SyncStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,3 +122,69 @@ def _impossible(settings: ClusterSettings, sync: SyncStatus) -> str | None:
     if sync.matches is False:
         return f"synchronous_standby_names is {sync.configured!r}, expected {sync.expected!r}"
     return None
+
+
+def lacking_now(status: ClusterStatus) -> tuple[str, ...]:
+    """What a failover would lack at this moment, though the settings allow it: votes, or proof of no loss."""
+    votes = votes_of(status.settings)
+    answering = {n.name for n in status.nodes if n.reachable} | {
+        w.name for w in status.witnesses if w.reachable
+    }
+    agreeing = [voter for voter in votes.voters if voter in answering and voter != status.primary]
+    lacking = []
+    if len(agreeing) < votes.majority:
+        lacking.append(f"{_only(agreeing)} of the {votes.majority} votes that are needed without the primary")
+    needed, able = _provers(status)
+    if len(able) < needed:
+        lacking.append(f"{_only(able)} of the {needed} replicas that prove together that nothing is lost")
+    return tuple(lacking)
+
+
+def _only(names: list[str]) -> str:
+    return f"only {len(names)} ({', '.join(names)})" if names else "none"
+
+
+def _provers(status: ClusterStatus) -> tuple[int, list[str]]:
+    """How many members of the quorum a failover has to cut to lose nothing, and those that answer."""
+    rule = _rule(status.settings)
+    if rule is None:
+        return 0, []
+    members = {m.lower() for m in rule.members}
+    ours = [n for n in status.nodes if n.spec.application_name.lower() in members]
+    # One of the members is, or was, the primary, which never confirms to itself.
+    has_primary = any(n.role is Role.PRIMARY or not n.reachable for n in ours)
+    able = [n.name for n in ours if n.role is Role.REPLICA]
+    return len(members) - has_primary - rule.confirmations + 1, able
+
+
+def more_votes(votes: Votes) -> str:
+    """What would let one more voter be missing."""
+    count = 1 if len(votes.voters) % 2 == 0 else 2
+    return f"{count} more [[witnesses]] would let one more of them be missing"
+
+
+def more_sync(status: ClusterStatus) -> tuple[str, str | None] | None:
+    """What would let a failover survive one more loss, and the statement for it, if it is one.
+
+    None where the setting is not known, or is no rule.
+    """
+    if status.primary is None or status.sync.configured is None:
+        return None
+    try:
+        rule = parse_sync_rule(status.sync.configured)
+    except ValueError:
+        return None
+    names = [n.application_name for n in status.settings.nodes]
+    confirmations = 1 if rule is None else rule.confirmations + 1
+    if confirmations >= len(names):
+        return "another replica, which the rule names too", None
+    value = f"ANY {confirmations} ({', '.join(map(sync_name, names))})".replace("'", "''")
+    writes = len(names) - 1 - confirmations
+    return (
+        f"{value}, here and in [failover] synchronous; writes then survive {_losses(writes)}",
+        f"ALTER SYSTEM SET synchronous_standby_names = '{value}'; SELECT pg_reload_conf();",
+    )
+
+
+def _losses(count: int) -> str:
+    return "no loss" if count == 0 else "one loss" if count == 1 else f"{count} losses"

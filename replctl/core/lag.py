@@ -282,8 +282,9 @@ def _is_residue(replica: NodeFacts, against: Reference, lag_bytes: int) -> bool:
     Where that cannot be seen, the position tells: at a page boundary, less than two pages; but not of a
     replica that holds back what it could replay.
     """
-    has_everything = replica.received_lsn is not None and replica.received_lsn >= against.lsn
-    if not has_everything or lag_bytes <= 0:
+    # What is written and not yet flushed is not sent to anybody, and no commit of it is acknowledged.
+    sendable = against.lsn if against.flush_lsn is None else against.flush_lsn
+    if replica.received_lsn is None or replica.received_lsn < sendable or lag_bytes <= 0:
         return False
     if replica.startup_wait_event is not None:
         return replica.startup_wait_event == WAITS_FOR_WAL

@@ -5,6 +5,7 @@ Each finding says what would go wrong and the exact statement or setting that me
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,8 +15,8 @@ from replctl.core.results import Status
 from replctl.core.settings import ClusterSettings
 from replctl.core.status import ClusterStatus, Role
 
-
 RIGHTS_LISTED_MAX = 3  # more than that are one finding
+RIGHTS_NAMED_MAX = 6  # in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,7 @@ class NodeRights:
     alter_system_allowed: bool
     through_pooler: bool
     managers: tuple[str, ...]
+    durable_fence: Right | None = None  # None = not asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,12 @@ class Finding:
 def readiness(
     status: ClusterStatus, rights: dict[str, NodeRights], around: Surroundings
 ) -> tuple[Finding, ...]:
-    """Every finding, the ones that stop a failover first."""
+    """Every finding, the ones that stop a failover first.
+
+    Where another manager fails over, only what is not its business.
+    """
+    if status.settings.manager != "replctl":
+        return tuple(f for f in _of_surroundings(status, around) if f.topic == "security")
     found = [
         *_of_settings(status.settings),
         *_of_votes(status.settings),
@@ -76,9 +83,24 @@ def readiness(
         *_of_rights(status, tuple(rights.values())),
         *(finding for node in status.nodes if node.name in rights for finding in _of_node(rights[node.name])),
         *_of_candidates(status),
+        *_of_witnesses(status),
         *_of_surroundings(status, around),
     ]
     return tuple(sorted(found, key=lambda f: -f.severity.rank))
+
+
+def unexamined(untold: dict[str, str]) -> tuple[Finding, ...]:
+    """Nodes that answered, but would not say what the role may do there; by name, with the reason."""
+    return tuple(
+        Finding(
+            topic="failover",
+            severity=Status.UNKNOWN,
+            node=name,
+            message=f"what the role may do there is not known: {why}",
+            remedy="replctl doctor --timeout 30s",
+        )
+        for name, why in untold.items()
+    )
 
 
 def _of_settings(settings: ClusterSettings) -> Iterator[Finding]:
@@ -179,12 +201,11 @@ def _of_rights(status: ClusterStatus, rights: tuple[NodeRights, ...]) -> Iterato
     for user in dict.fromkeys(r.user for r in rights):
         lacking = {x.what: x for r in rights if r.user == user for x in r.rights if not x.held}
         if len(lacking) > RIGHTS_LISTED_MAX:
-            version = min(n.server_version_num or 0 for n in status.nodes if n.reachable) // 10000
             yield Finding(
                 topic="failover",
                 severity=Status.CRITICAL,
-                message=f"role {user} lacks {len(lacking)} rights: {', '.join(lacking)}",
-                remedy=f"replctl grants --pg {version} --role operator --name {user}",
+                message=f"role {user} lacks {len(lacking)} rights: {_some(list(lacking))}",
+                remedy=_grants(status, user),
             )
             continue
         for right in lacking.values():
@@ -194,13 +215,25 @@ def _of_rights(status: ClusterStatus, rights: tuple[NodeRights, ...]) -> Iterato
                 message=f"role {user} lacks {right.what} (for {right.needed_for})",
                 remedy=f"{right.statement};",
             )
-    if any(not r.state_table for r in rights):
+    if without := [r for r in rights if not r.state_table]:
         yield Finding(
             topic="failover",
             severity=Status.WARNING,
             message="there is no table replctl.state: pause, block and drain cannot be kept in the cluster",
-            remedy="run the statements of replctl grants on the primary",
+            remedy=_grants(status, without[0].user),
         )
+
+
+def _some(names: list[str]) -> str:
+    """So many that one sees what kind of role it is."""
+    rest = len(names) - RIGHTS_NAMED_MAX
+    return ", ".join(names[:RIGHTS_NAMED_MAX]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _grants(status: ClusterStatus, user: str) -> str:
+    """The command whose output mends everything about a role."""
+    version = min(n.server_version_num or 0 for n in status.nodes if n.reachable) // 10000
+    return f"replctl grants --pg {version} --role operator --name {shlex.quote(user)}"
 
 
 def _of_node(rights: NodeRights) -> Iterator[Finding]:
@@ -277,6 +310,18 @@ def _of_candidates(status: ClusterStatus) -> Iterator[Finding]:
             )
 
 
+def _of_witnesses(status: ClusterStatus) -> Iterator[Finding]:
+    for witness in status.witnesses:
+        if not witness.reachable:
+            yield Finding(
+                topic="failover",
+                severity=Status.WARNING,
+                node=witness.name,
+                message=f"this witness cannot vote: {witness.message}",
+                remedy="start it, or correct its address in [[witnesses]]",
+            )
+
+
 def _of_surroundings(status: ClusterStatus, around: Surroundings) -> Iterator[Finding]:
     for node in status.settings.nodes:
         has = around.commands.get(node.name, frozenset())
@@ -294,7 +339,8 @@ def _of_surroundings(status: ClusterStatus, around: Surroundings) -> Iterator[Fi
                 severity=Status.WARNING,
                 node=node.name,
                 message="pg_rewind cannot be run on it: no run command, or no data_directory",
-                remedy='data_directory and [nodes.commands] run = ["ssh", "{host}", "sudo", "-u", "postgres", "--"]',
+                remedy="data_directory and [nodes.commands] run = "
+                '["ssh", "{host}", "sudo", "-u", "postgres", "--"]',
             )
         sslmode = around.sslmodes.get(node.name)
         if sslmode not in ("verify-full", "verify-ca") and not _is_local(node.host):

@@ -179,6 +179,12 @@ class ClusterStatus:
 
 def assess(state: ClusterState, settings: ClusterSettings, history: LagHistory) -> ClusterStatus:
     """Interpret one look. The history that this look extends comes back in the result."""
+    if (
+        history.origin is not None
+        and state.facts
+        and not any(f.system_identifier == history.origin[0] for f in state.facts)
+    ):
+        history = LagHistory()  # of a cluster that once had this name
     primary = current_primary(state)
     primary_at = _at(state, primary) if primary else state.observed_at
     extended = history.record(primary, primary_at, {})

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from replctl.core.diagnose import Code
 from replctl.core.report import Report
-from replctl.core.results import CheckResult, Status, worst
-from replctl.core.status import NodeState, NodeStatus, SyncStatus
+from replctl.core.results import CheckResult, Status
+from replctl.core.status import NodeState, SyncStatus
 from replctl.core.units import format_duration
 from replctl.display.columns import Row
 from replctl.display.document import automatic_failover
@@ -43,10 +43,16 @@ _STATE_SEVERITY = {
 }
 
 
-def severity_of(node: NodeStatus, report: Report) -> Status:
-    """How bad this node's row is: its worst check, else what its state says."""
-    found = worst(r.status for r in report.results if r.node == node.name)
-    return found if found is not Status.OK else _STATE_SEVERITY.get(node.state, Status.OK)
+def severities(report: Report) -> dict[str, Status]:
+    """How bad each node's row is: its worst check, else what its state says."""
+    found: dict[str | None, Status] = {}
+    for problem in report.problems:  # worst first
+        found.setdefault(problem.node, problem.status)
+    nodes = report.status.nodes
+    writable = [n.name for n in nodes if n.state in (NodeState.PRIMARY, NodeState.STALE_PRIMARY)]
+    if len(writable) > 1:  # a problem of the cluster, that shows in these rows
+        found |= dict.fromkeys(writable, Status.CRITICAL)
+    return {n.name: found.get(n.name) or _STATE_SEVERITY.get(n.state, Status.OK) for n in nodes}
 
 
 def rows_of(report: Report, glyphs: Glyphs, *, as_tree: bool = False) -> list[Row]:
@@ -55,10 +61,11 @@ def rows_of(report: Report, glyphs: Glyphs, *, as_tree: bool = False) -> list[Ro
     names = [(node.name, "") for node in status.nodes]
     if as_tree:
         names = tree_order(status.settings, {n.name: n.upstream for n in status.nodes}, glyphs)
+    nodes, severity = {node.name: node for node in status.nodes}, severities(report)
     return [
         Row(
-            node=status[name],
-            severity=severity_of(status[name], report),
+            node=nodes[name],
+            severity=severity[name],
             glyphs=glyphs,
             stem=stem,
             bytes_at_least=status.primary is None,

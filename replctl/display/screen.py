@@ -14,7 +14,7 @@ from replctl.core.settings import ClusterSettings
 from replctl.core.status import NodeStatus
 from replctl.display.changes import Change, changes
 from replctl.display.columns import Row
-from replctl.display.overview import severity_of
+from replctl.display.overview import severities
 from replctl.display.sparkline import CELLS
 from replctl.display.style import Medium
 from replctl.display.table import tree_order
@@ -120,7 +120,8 @@ class Screen:
         report = self.seen.report
         if report is None:
             return []
-        rows = [self._row(node, report) for node in report.status.nodes]
+        severity = severities(report)
+        rows = [self._row(node, severity[node.name], report) for node in report.status.nodes]
         rows = self._as_tree(rows) if self.as_tree else self._sorted(rows)
         if self.problems_only:
             rows = [r for r in rows if r.severity is not Status.OK]
@@ -131,11 +132,11 @@ class Screen:
         rows = self.rows()
         return next((r for r in rows if r.node.name == self.selected), rows[0] if rows else None)
 
-    def _row(self, node: NodeStatus, report: Report) -> Row:
+    def _row(self, node: NodeStatus, severity: Status, report: Report) -> Row:
         last = None if node.reachable else self.seen.last.get(node.name)
         return Row(
             node=node,
-            severity=severity_of(node, report),
+            severity=severity,
             glyphs=self.medium.glyphs,
             bytes_at_least=report.status.primary is None,
             last=last,

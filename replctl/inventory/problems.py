@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
-FOUND_MAX = 70
+FOUND_MAX = 200  # a path is worth being read whole
 NOT_SHOWN = "(not shown)"
 LITERAL_REFUSED = (
     "a literal password is refused; use passfile, service, a client certificate or password_command"

@@ -1,7 +1,8 @@
 """The rows that were acknowledged to a load, and what they say about the cluster afterwards. Pure.
 
 - An **outage** is the time between one acknowledged row and the next, of whichever writer, where that is
-  longer than 100 ms and one interval; so it is at most an interval too long, and never too short.
+  longer than 100 ms and one interval; so it is at most an interval too long, and never too short. The
+  first row has a second, since every client has to connect first.
 - A row is **missing** when it was acknowledged and the current primary does not have it. It was
   acknowledged **late** when the node that did so was no longer the primary: when a higher timeline had
   begun, or had been seen to acknowledge a row, before. Every other missing row is **lost**.
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 OUTAGE_S = 0.1
+FIRST_ROW_S = 1.0
 
 
 class Row(NamedTuple):
@@ -108,13 +110,12 @@ def outages(
     acknowledged_at: Sequence[float], *, started_at: float, ended_at: float, interval_s: float
 ) -> tuple[Outage, ...]:
     """The gaps between these Unix times, from the start of the load to its end."""
-    limit_s = OUTAGE_S + interval_s
     found = []
-    before = started_at
+    before, limit_s = started_at, FIRST_ROW_S
     for at in sorted(acknowledged_at):
         if at - before > limit_s:
             found.append(Outage(started_at=before, length_s=at - before, over=True))
-        before = max(before, at)
+        before, limit_s = max(before, at), OUTAGE_S + interval_s
     if ended_at - before > limit_s:
         found.append(Outage(started_at=before, length_s=ended_at - before, over=False))
     return tuple(found)

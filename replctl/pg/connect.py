@@ -88,8 +88,8 @@ async def query(
     try:
         done, _ = await asyncio.wait({task}, timeout=timeout_s)
     except asyncio.CancelledError:
+        # Not cancelled itself: psycopg would ask the server to, and wait for the answer.
         shut(connection)
-        task.cancel()
         with contextlib.suppress(BaseException):
             await task
         raise

@@ -110,6 +110,15 @@ def operator_rights(version: int, name: str) -> tuple[Wanted, ...]:
     for function in _OPERATOR_FUNCTIONS:
         test = f"pg_catalog.has_function_privilege({_literal('pg_catalog.' + function)}, 'EXECUTE')"
         found.append(Wanted(function, "promoting, cutting and repointing", test, _execute(function, user)))
+    found.append(
+        Wanted(
+            "SELECT on pg_file_settings",
+            "noticing that a server ignores a reload",
+            "pg_catalog.has_table_privilege('pg_catalog.pg_file_settings', 'SELECT')",
+            f"GRANT SELECT ON pg_catalog.pg_file_settings TO {user}",
+        )
+    )
+    found += _state_rights(user)
     for first, names in _OPERATOR_PARAMETERS.items():
         if first <= version:
             found += [_parameter(parameter, user) for parameter in names]
@@ -117,6 +126,39 @@ def operator_rights(version: int, name: str) -> tuple[Wanted, ...]:
         test = "(SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)"
         found.append(Wanted("ALTER SYSTEM", "cutting and repointing", test, f"ALTER ROLE {user} SUPERUSER"))
     return tuple(found)
+
+
+def _state_rights(user: str) -> list[Wanted]:
+    """By the catalogs: where the table or the schema is missing, that is another finding."""
+    schema = "SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'replctl'"
+    table = (
+        "SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE n.nspname = 'replctl' AND c.relname = 'state'"
+    )
+    every = " AND ".join(
+        f"pg_catalog.has_table_privilege(({table}), '{right}')"
+        for right in ("SELECT", "INSERT", "UPDATE", "DELETE")
+    )
+    use = "keeping pause, block and fences in the cluster"
+    return [
+        Wanted(
+            "USAGE on schema replctl",
+            use,
+            f"coalesce(pg_catalog.has_schema_privilege(({schema}), 'USAGE'), true)",
+            f"GRANT USAGE ON SCHEMA replctl TO {user}",
+        ),
+        Wanted(
+            "reading and writing replctl.state",
+            use,
+            f"coalesce({every}, true)",
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON replctl.state TO {user}",
+        ),
+    ]
+
+
+def fencer_right(name: str) -> Wanted:
+    """What makes a fence outlive the restart of the fenced server."""
+    return _membership("pg_write_server_files", "a fence that survives a restart", _identifier(name))
 
 
 _ROLE_USES = {

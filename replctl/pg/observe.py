@@ -3,7 +3,7 @@
 - One round trip per node and sample, on a persistent connection.
 - Replicas before primaries: WAL grows meanwhile, so the other order shows replicas ahead of their
   primary. Which is which is known before the query, from the `in_hot_standby` that a server reports
-  when one connects (14+).
+  when one connects (14+). A replica that answered long before the last one is sampled again then.
 - The heartbeat that an inventory may ask for is written after a look, so it never changes what was seen.
 - Every node has its own deadline. The first look waits for it; later ones do not wait again for a node
   that was silent: it is tried in the background and reported as it was until it answers.
@@ -28,6 +28,13 @@ from replctl.inventory import Connection, Inventory
 from replctl.pg.connect import NodeError, classify, close, connect, query
 from replctl.pg.facts import node_facts
 from replctl.pg.queries import BEAT, CORE, FIRST_SUPPORTED, SAMPLE, server_version
+
+PRIMARIES_SHARE = 0.25  # of the time for a whole look
+HELD_UP_S = 0.2  # how much older than the primary's a replica's sample may be
+
+# SQLSTATE classes: what is not permitted or does not exist (42), and what a service does not support (0A).
+# Anything else passes, such as a promotion in the middle of the query.
+_FORBIDDEN = ("42", "0A")
 
 
 class NodeProbe:
@@ -101,7 +108,7 @@ class NodeProbe:
         try:
             rows = await query(self._connection, text, timeout_s=self._settings.query_timeout_s)
         except psycopg.Error as error:
-            if self._core_only:
+            if self._core_only or (error.sqlstate or "")[:2] not in _FORBIDDEN:
                 raise NodeError(*classify(error)) from None
             # Some hosted services forbid a view altogether: the rest of the facts still counts.
             self._core_only = True
@@ -121,6 +128,7 @@ class NodeProbe:
         if self._connection is not None:
             await close(self._connection)
             self._connection = None
+            self._core_only = False  # what was forbidden may have been granted
 
     def _unreachable(self, cause: Cause, message: str, started_s: float) -> Unreachable:
         now_s = time.monotonic()
@@ -156,17 +164,12 @@ class Observer:
         `limit_s`: a node that has not answered by then is reported so, and named in `cut_short`.
         """
         observed_at, started_s = time.time(), time.monotonic()
-        replicas_done = _Countdown(len(self.probes))
-        tasks = {p.name: asyncio.create_task(self._look(p, replicas_done)) for p in self.probes.values()}
-        try:
-            await asyncio.wait(tasks.values(), timeout=limit_s)
-        finally:
-            cut_short = frozenset(name for name, task in tasks.items() if not task.done())
-            for name in cut_short:
-                tasks[name].cancel()
-        await asyncio.gather(*(tasks[name] for name in cut_short), return_exceptions=True)
+        order = _ReplicasFirst(len(self.probes))
+        tasks = {p.name: asyncio.create_task(self._look(p, order)) for p in self.probes.values()}
+        cut_short = await self._all_looked(tasks, limit_s)
         for name, task in tasks.items():
             self._last[name] = self._out_of_time(name, started_s) if name in cut_short else task.result()
+        self._last |= order.seen_again
         settings = self.inventory.settings
         state = ClusterState(
             nodes=_refuse_strangers(tuple(self._last[n.name] for n in settings.nodes)),
@@ -179,6 +182,28 @@ class Observer:
         await self._beat_if_due(state, math.inf if limit_s is None else limit_s - state.took_s)
         return state
 
+    async def _all_looked(
+        self, tasks: dict[str, asyncio.Task[Observation]], limit_s: float | None
+    ) -> frozenset[str]:
+        """Wait for the looks within `limit_s`. Returns the nodes that this left no time for.
+
+        The last part of the time is the primaries', which wait for the others: one silent node must not
+        take away what all others are measured against.
+        """
+        try:
+            await asyncio.wait(tasks.values(), timeout=limit_s and limit_s * (1 - PRIMARIES_SHARE))
+            late = {n for n, task in tasks.items() if not task.done() and not self.probes[n].is_primary}
+            for name in late:
+                tasks[name].cancel()
+            if not all(task.done() for task in tasks.values()):
+                await asyncio.wait(tasks.values(), timeout=limit_s and limit_s * PRIMARIES_SHARE)
+        finally:
+            late = {n for n, task in tasks.items() if not task.done() or task.cancelled()}
+            for name in late:
+                tasks[name].cancel()
+        await asyncio.gather(*(tasks[name] for name in late), return_exceptions=True)
+        return frozenset(late)
+
     def _out_of_time(self, name: str, started_s: float) -> Unreachable:
         now_s = time.monotonic()
         return Unreachable(
@@ -189,7 +214,7 @@ class Observer:
             sampled_at_s=now_s,
         )
 
-    async def _look(self, probe: NodeProbe, replicas_done: _Countdown) -> Observation:
+    async def _look(self, probe: NodeProbe, order: _ReplicasFirst) -> Observation:
         """Connect where needed, wait for the replicas if this is a primary, sample."""
         counted = False
         try:
@@ -197,22 +222,26 @@ class Observer:
                 return failure
             if probe.is_primary:
                 counted = True
-                await replicas_done.one_less_and_wait()
-            return await probe.sample()
+                await order.primarys_turn()
+                return await probe.sample()
+            seen = await probe.sample()
+            order.seen[probe] = seen
+            return seen
         finally:
             if not counted:
-                replicas_done.one_less()
+                order.one_less()
 
     async def _connected(self, probe: NodeProbe) -> Unreachable | None:
         """Make sure of a connection. A node that failed before is retried in the background."""
         if probe.connected:
             return None
         before = self._last.get(probe.name)
+        is_new = probe.attempt is None
         if probe.attempt is None:
             probe.attempt = asyncio.create_task(probe.connect())
         if isinstance(before, Unreachable):
             # A refusal or an open door answers within the blink of a local network; silence does not.
-            await asyncio.wait({probe.attempt}, timeout=0.05)
+            await asyncio.wait({probe.attempt}, timeout=0.05 if is_new else 0)
             if not probe.attempt.done():
                 return before
         else:
@@ -255,21 +284,38 @@ class Observer:
         await asyncio.gather(*(probe.close() for probe in self.probes.values()))
 
 
-class _Countdown:
-    """Lets primaries wait until every other node has been sampled or has failed."""
+class _ReplicasFirst:
+    """Lets the primaries of one look wait until every other node has been sampled or has failed."""
 
     def __init__(self, count: int) -> None:
+        self.seen: dict[NodeProbe, Observation] = {}
+        self.seen_again: dict[str, Observation] = {}
         self._left = count
         self._zero = asyncio.Event()
+        self._again: asyncio.Task[None] | None = None
 
     def one_less(self) -> None:
         self._left -= 1
         if self._left == 0:
             self._zero.set()
 
-    async def one_less_and_wait(self) -> None:
+    async def primarys_turn(self) -> None:
         self.one_less()
         await self._zero.wait()
+        if self._again is None:
+            self._again = asyncio.create_task(self._sample_again())
+        await self._again
+
+    async def _sample_again(self) -> None:
+        """Whoever one slow node held up: what the primary wrote meanwhile would count as their lag."""
+        now_s = time.monotonic()
+        held_up = [
+            probe
+            for probe, seen in self.seen.items()
+            if isinstance(seen, NodeFacts) and now_s - seen.sampled_at_s > HELD_UP_S
+        ]
+        found = await asyncio.gather(*(probe.sample() for probe in held_up))
+        self.seen_again = {seen.node: seen for seen in found}
 
 
 def _refuse_strangers(nodes: tuple[Observation, ...]) -> tuple[Observation, ...]:

@@ -25,15 +25,13 @@ async def probe_replay(observer: Observer, status: ClusterStatus, limit_s: float
     history tells already, and better, is left alone.
     """
     primary = status.primary_node
-    if primary is None or primary.facts is None or primary.write_lsn is None:
+    if primary is None or primary.facts is None or primary.facts.flush_lsn is None:
         return {}
+    target = primary.facts.flush_lsn  # nothing beyond is sent yet
     behind = [n for n in status.replicas if n.lag.lag_bytes and n.lag_bound is not LagBound.EXACT]
     until_s = time.monotonic() + limit_s
     found = await asyncio.gather(
-        *(
-            _until_replayed(observer.probes[n.name], primary.write_lsn, primary.sampled_at_s, until_s)
-            for n in behind
-        )
+        *(_until_replayed(observer.probes[n.name], target, primary.sampled_at_s, until_s) for n in behind)
     )
     return {n.name: better(n.lag.seconds, seconds) for n, seconds in zip(behind, found, strict=True)}
 

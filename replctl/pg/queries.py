@@ -254,7 +254,8 @@ READY = Query(
     {
         14: """
 SELECT current_user::text AS role, pg_backend_pid() AS backend_pid,
-  to_regclass('replctl.state') IS NOT NULL AS state_table,
+  EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+          WHERE n.nspname = 'replctl' AND c.relname = 'state') AS state_table,
   current_setting('allow_alter_system', true) AS alter_system,
   (SELECT s.source FROM pg_settings s WHERE s.name = 'primary_conninfo') AS conninfo_source,
   (SELECT s.sourcefile FROM pg_settings s WHERE s.name = 'primary_conninfo') AS conninfo_file,

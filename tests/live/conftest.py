@@ -1,6 +1,7 @@
 """Real clusters for tests: one version in turn by default, every version with REPLCTL_TEST_MATRIX=all.
 
     @pytest.mark.pg(">= 16")                      only on these versions
+    @pytest.mark.every_pg                         on every version in every run
     @pytest.mark.lab(replicas=3, sync="ANY 2")    options of Lab.up
     def test_something(lab): ...
 
@@ -26,7 +27,9 @@ LOG_TAIL_LINES = 30
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "pg_major" not in metafunc.fixturenames or os.environ.get("REPLCTL_TEST_MATRIX") != "all":
+    every = os.environ.get("REPLCTL_TEST_MATRIX") == "all"
+    every = every or metafunc.definition.get_closest_marker("every_pg") is not None
+    if "pg_major" not in metafunc.fixturenames or not every:
         return
     marker = metafunc.definition.get_closest_marker("pg")
     majors = fitting(marker.args[0] if marker else "", sorted({*EXPECTED, *SERVERS}))

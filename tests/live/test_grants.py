@@ -137,7 +137,7 @@ def test_the_table_of_marks_is_read_by_the_observer_and_written_by_the_operator(
         "SELECT pg_reload_conf()",
         "ALTER SYSTEM SET primary_conninfo = ''",
         "SELECT pg_create_physical_replication_slot('x')",
-        "CREATE TABLE public.mine (i int)",
+        "CREATE SCHEMA mine",
     ],
 )
 def test_the_observer_can_change_nothing(shared_lab: Lab, act: str) -> None:
@@ -152,7 +152,7 @@ def test_the_observer_can_change_nothing(shared_lab: Lab, act: str) -> None:
         "COPY (SELECT 1) TO PROGRAM 'true'",
         "SELECT pg_read_file('postgresql.conf')",
         "CREATE ROLE somebody",
-        "CREATE TABLE public.mine (i int)",
+        "CREATE SCHEMA mine",
         "SELECT * FROM replctl_lab_ledger",
     ],
 )

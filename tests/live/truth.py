@@ -59,7 +59,7 @@ class Writer:
     """Commits numbered rows on one node at a known pace, and notes when each commit came back.
 
     It has no connection while it rests, so the node may be restarted meanwhile. A node that is gone ends
-    the writing: what was acknowledged is in the ledger.
+    the writing: what was acknowledged is in the ledger. Nobody else commits: autovacuum is off.
     """
 
     def __init__(self, lab: Lab, node: str = "pg1", *, pace_s: float = PACE_S) -> None:
@@ -68,6 +68,7 @@ class Writer:
         self.pad_bytes = PAD_BYTES  # of the rows from now on
         self._lab, self._node = lab, node
         self._writing, self._idle, self._over = threading.Event(), threading.Event(), threading.Event()
+        set_on(lab, node, autovacuum="off")
         with superuser(lab, node) as connection:
             connection.execute(f"CREATE TABLE IF NOT EXISTS {TABLE} (id bigint PRIMARY KEY, pad text)")
             connection.execute(f"ALTER TABLE {TABLE} ALTER pad SET STORAGE EXTERNAL")
@@ -262,15 +263,17 @@ class Watch:
         """One value, as superuser; None when the node does not answer."""
         if name not in self._names or name in self.silent:
             return None
-        try:
-            if name not in self._asked:
-                self._asked[name] = superuser(self._lab, name)
-            row = self._asked[name].execute(query.encode(), values).fetchone()
-        except psycopg.Error:
-            if (broken := self._asked.pop(name, None)) is not None:
-                broken.close()
-            return None
-        return row[0] if row else None
+        for _ in range(2):  # a connection from before a restart is broken; the next one tells
+            try:
+                if name not in self._asked:
+                    self._asked[name] = superuser(self._lab, name)
+                row = self._asked[name].execute(query.encode(), values).fetchone()
+            except psycopg.Error:
+                if (broken := self._asked.pop(name, None)) is not None:
+                    broken.close()
+            else:
+                return row[0] if row else None
+        return None
 
 
 def set_on(lab: Lab, node: str, **settings: str) -> None:

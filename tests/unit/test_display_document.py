@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from replctl.display.document import iso_time, node_rows, status_document
+from tests.support import ROOT
 from tests.unit.builders import NOW, SYSTEM_IDENTIFIER, settings
 from tests.unit.golden import healthy_report, troubled_report
 
@@ -70,6 +73,12 @@ def test_the_document_has_every_key_and_no_other():
         "tolerated_replica_losses_for_writes",
         "tolerated_replica_losses_for_failover",
     ]
+
+
+def test_every_key_is_in_the_documentation():
+    page = (ROOT / "docs" / "dashboard.md").read_text(encoding="utf-8").partition("## The JSON document")[2]
+
+    assert [key for key in (*CLUSTER_KEYS, *NODE_KEYS) if not re.search(f"`{key}[`\\[]", page)] == []
 
 
 def test_what_is_not_known_is_null_and_never_absent_or_zero():

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from replctl.display.keys import BINDINGS, Decoder, pressed
 from replctl.display.screen import Overlay, Screen, Sort
+from tests.support import ROOT
 from tests.unit.golden import healthy_report, troubled_report
 from tests.unit.test_display_screen import names, screen
 
@@ -82,6 +83,12 @@ def test_no_key_has_two_meanings_and_every_one_is_explained():
 
     assert [key for key, count in counted.items() if count > 1] == []
     assert all(binding.help for binding in BINDINGS)
+
+
+def test_every_key_is_in_the_documentation():
+    page = (ROOT / "docs" / "dashboard.md").read_text(encoding="utf-8")
+
+    assert [key for binding in BINDINGS for key in binding.keys if f"`{key}`" not in page] == []
 
 
 def test_a_key_without_a_meaning_changes_nothing():

@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replctl.core.report import Report
+from replctl.core.results import CheckResult, Status
 from replctl.core.status import SyncStatus
-from replctl.display.overview import rows_of, status_lines, status_text, sync_sentence
+from replctl.display.overview import rows_of, severities, status_lines, status_text, sync_sentence
 from replctl.display.style import ASCII, UNICODE, WORDS, Medium, line_width, render
+from tests.unit.builders import assessed, primary, trio
 from tests.unit.golden import healthy_report, matches, troubled_report
 
 REPORTS = {"healthy": healthy_report, "troubled": troubled_report}
@@ -73,6 +76,32 @@ def test_a_long_diagnosis_is_counted_beyond_its_first_sentences():
     found = replace(found, diagnosis=replace(found.diagnosis, evidence=("a", "b", "c", "d", "e")))
 
     assert "\nREPLICA_DETACHED: a; b; c; and 2 more\n" in status_text([found], Medium())
+
+
+def test_a_row_is_as_bad_as_its_worst_check_or_its_state():
+    assert severities(troubled_report()) == {
+        "pg1": Status.OK,
+        "pg2": Status.OK,
+        "pg3": Status.CRITICAL,
+        "pg4": Status.CRITICAL,
+        "pg5": Status.CRITICAL,
+    }
+    unchecked = severities(replace(troubled_report(), results=()))
+    assert [unchecked[name] for name in ("pg3", "pg4", "pg5")] == [
+        Status.WARNING,
+        Status.OK,
+        Status.CRITICAL,
+    ]
+    silence = CheckResult(name="reachable", status=Status.UNKNOWN, message="silent", node="pg5")
+    assert severities(replace(troubled_report(), results=(silence,)))["pg5"] is Status.UNKNOWN
+
+
+def test_two_nodes_that_accept_writes_are_both_marked():
+    two = assessed(*trio(pg2=primary("pg2", timeline=2)))
+    slots = CheckResult(name="slots", status=Status.WARNING, message="a slot", node="pg1")
+    found = Report(status=two, diagnosis=healthy_report().diagnosis, results=(slots,))
+
+    assert [severities(found)[name] for name in ("pg1", "pg2")] == [Status.CRITICAL, Status.CRITICAL]
 
 
 def test_rows_keep_the_order_of_the_inventory_whatever_is_wrong():

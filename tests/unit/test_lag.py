@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,6 +95,25 @@ def test_a_write_after_a_long_silence_does_not_count_the_silence_as_lag() -> Non
     assert seen.seconds_behind(Lsn(100), 120) == Seconds(0.0, LagSource.HISTORY, LagBound.LOWER)
 
 
+def test_a_replica_that_stood_still_was_passed_half_way_between_two_looks() -> None:
+    seen = history((0, 100), (4, 200), (8, 300))
+
+    assert seen.seconds_behind(Lsn(100), 8) == Seconds(6.0, LagSource.HISTORY, LagBound.EXACT)
+
+
+def test_what_came_just_now_may_be_no_time_old() -> None:
+    """The replica is sampled before the primary: what lies between both may be all that it lacks."""
+    seen = history((0, 100), (4, 200))
+
+    assert seen.seconds_behind(Lsn(100), 3.99) == Seconds(0.0, LagSource.HISTORY, LagBound.EXACT)
+
+
+def test_looks_of_different_days_tell_nothing_about_the_time_between_them() -> None:
+    seen = history((0, 100), (86400, 300), (86410, 400))
+
+    assert seen.seconds_behind(Lsn(200), 86410) == Seconds(10.0, LagSource.HISTORY, LagBound.LOWER)
+
+
 def test_a_replica_older_than_the_history_is_at_least_that_late() -> None:
     seen = history((5, 100), (20, 200))
 
@@ -124,6 +145,14 @@ def test_a_position_that_went_back_drops_the_history() -> None:
     assert [m.lsn for m in history((0, 200), (1, 100)).marks] == [100]
 
 
+def test_a_look_that_another_process_overtook_keeps_the_history() -> None:
+    overtaken = history((0, 100), (10, 300)).record(at_lsn(200), 9.5, {})
+    later_position = history((0, 100), (10, 300)).record(at_lsn(400), 9.999, {})
+
+    assert [(m.last_at, m.lsn) for m in overtaken.marks] == [(0, 100), (10, 300)]
+    assert [(m.last_at, m.lsn) for m in later_position.marks] == [(0, 100), (10, 300), (10, 400)]
+
+
 def test_a_silent_primary_leaves_the_history_as_it_is() -> None:
     before = history((0, 100))
 
@@ -136,6 +165,22 @@ def test_the_history_is_bounded_and_keeps_its_ends() -> None:
     assert len(seen.marks) <= MARKS_MAX
     assert seen.marks[0].lsn == 1
     assert seen.marks[-1].lsn == 3 * MARKS_MAX
+
+
+def test_a_history_at_its_limit_remembers_the_times_when_nothing_happened() -> None:
+    seen = history((0, 1), (1, 2), (3601, 2), *((3602.0 + i, i + 3) for i in range(2 * MARKS_MAX)))
+
+    idle = [m for m in seen.marks if m.last_at - m.first_at > 3000]
+    assert [(m.first_at, m.last_at, m.lsn) for m in idle] == [(1, 3601, 2)]
+
+
+def test_a_history_of_nothing_but_pauses_is_bounded_too() -> None:
+    made = LagHistory()
+    for i in range(MARKS_MAX + 10):
+        made = made.record(at_lsn(i + 1), i * 100.0, {}).record(at_lsn(i + 1), i * 100.0 + 50, {})
+
+    assert len(made.marks) <= MARKS_MAX
+    assert made.marks[-1].lsn == MARKS_MAX + 10
 
 
 @given(
@@ -171,6 +216,23 @@ def test_the_trend_of_a_straight_line_is_its_slope(gap_s: float, per_look: int, 
 
     assert trend is not None
     assert abs(trend - per_look / gap_s) <= 1e-3 * max(1.0, abs(per_look / gap_s))
+
+
+def test_the_trend_of_looks_a_minute_apart_is_that_of_the_last_two() -> None:
+    made = LagHistory()
+    for at, lag in ((0, 0), (60, 600), (120, 0)):
+        made = made.record(None, at, {"pg2": Point(at, Lsn(1), lag)})
+
+    assert made.trend_bytes_per_s("pg2") == -10.0
+    assert made.record(None, 5000, {"pg2": Point(5000, Lsn(1), 9)}).trend_bytes_per_s("pg2") is None
+
+
+def test_a_replica_advanced_if_it_did_since_the_last_look_however_long_ago() -> None:
+    made = LagHistory().record(None, 0, {"pg2": Point(0, Lsn(7), None)})
+
+    assert made.advanced_since("pg2", Lsn(8), 300, within_s=60) is True
+    assert made.advanced_since("pg2", Lsn(7), 300, within_s=60) is False
+    assert made.advanced_since("pg3", Lsn(7), 300, within_s=60) is None
 
 
 def state(*nodes: NodeFacts) -> ClusterState:
@@ -209,6 +271,46 @@ def test_an_unfinished_record_at_a_page_boundary_is_not_lag() -> None:
     )
 
 
+LATE = Seconds(10.0, LagSource.HISTORY, LagBound.LOWER)
+CAUGHT_UP = Seconds(0.0, LagSource.CAUGHT_UP, LagBound.EXACT)
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({"startup_wait_event": "RecoveryWalStream"}, CAUGHT_UP),
+        ({"startup_wait_event": "RecoveryWalStream", "replayed_lsn": Lsn(9)}, CAUGHT_UP),  # a huge record
+        ({"startup_wait_event": "RecoveryPause"}, LATE),
+        ({"startup_wait_event": "RecoveryApplyDelay"}, LATE),
+        ({"startup_wait_event": "RecoveryConflictSnapshot"}, LATE),
+        ({"replayed_lsn": Lsn(9)}, LATE),  # more than two pages
+        ({"replay_pause": "paused"}, LATE),
+        ({"replay_pause": None}, LATE),  # not known, so it may be
+        ({"apply_delay_s": 60.0}, LATE),
+    ],
+)
+def test_what_was_received_and_not_replayed_is_no_lag_only_where_replay_waits_for_more(
+    facts: dict[str, Any], expected: Seconds
+) -> None:
+    end = 8192 * 3
+    seen = history((0, end), (10, end))
+    replica = replace(REPLICA, received_lsn=Lsn(end), replayed_lsn=Lsn(end - 264))
+
+    assert lag_of(replace(replica, **facts), at_lsn(end), seen).seconds == expected
+
+
+def test_what_the_primary_has_not_flushed_is_not_waited_for() -> None:
+    primary = replace(at_lsn(8192 * 3), write_lsn=Lsn(8192 * 4))
+    replica = replace(
+        REPLICA,
+        received_lsn=Lsn(8192 * 3),
+        replayed_lsn=Lsn(8192 * 3),
+        startup_wait_event="RecoveryWalStream",
+    )
+
+    assert lag_of(replica, primary, history((0, 8192 * 2), (10, 8192 * 4))).seconds == CAUGHT_UP
+
+
 def test_the_same_residue_counts_when_the_replica_has_not_received_everything() -> None:
     primary = at_lsn(8192 * 3)
     replica = replace(REPLICA, received_lsn=Lsn(8192 * 3 - 264), replayed_lsn=Lsn(8192 * 3 - 264))
@@ -235,6 +337,19 @@ def test_without_history_and_replay_lag_the_last_transaction_is_the_most_it_can_
     found = lag_of(replica, PRIMARY, history((10, 1000)))
 
     assert found.seconds == Seconds(7.0, LagSource.LAST_XACT, LagBound.UPPER)
+
+
+def test_a_replay_lag_from_worse_times_is_not_believed() -> None:
+    """It is as old as the last reply; what was replayed since has a commit that is younger."""
+    replica = replace(REPLICA, replayed_lsn=Lsn(700), last_replayed_xact_age_s=0.1, clock_skew_s=0.1)
+
+    found = lag_of(replica, PRIMARY, history((10, 1000)), replace(SENDER, replay_lag_s=9.0))
+
+    assert found.seconds == Seconds(0.1, LagSource.LAST_XACT, LagBound.UPPER)
+
+
+def test_the_first_look_of_all_knows_no_seconds_where_servers_say_nothing() -> None:
+    assert lag_of(replace(REPLICA, replayed_lsn=Lsn(700)), PRIMARY, history((10, 1000))).seconds == Seconds()
 
 
 def test_clocks_that_differ_make_the_last_transaction_worthless() -> None:

@@ -249,7 +249,7 @@ def test_without_the_state_table_nothing_can_be_kept_in_the_cluster():
         "failover",
         Status.WARNING,
         "there is no table replctl.state: pause, block and drain cannot be kept in the cluster",
-        "run the statements of replctl grants on the primary",
+        "replctl grants --pg 18 --role operator --name replctl",
     )
 
 

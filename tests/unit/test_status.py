@@ -378,3 +378,14 @@ def test_without_a_primary_nothing_is_known_of_its_setting():
     found = assessed(unreachable("pg1"), replica("pg2"), inventory=inventory).sync
 
     assert found == SyncStatus(expected="ANY 1 (pg1, pg2)")
+
+
+def test_the_history_of_another_cluster_of_the_same_name_says_nothing():
+    earlier = tuple(
+        replace(n, system_identifier="7000000000000000000") for n in trio(pg1=primary(lsn=END * 2))
+    )
+    history = seen_before((60, state(*earlier)))
+
+    found = assessed(*trio(pg1=unreachable("pg1")), history=history)
+
+    assert (found["pg2"].lag.lag_bytes, found["pg2"].lag_s, found.history.marks) == (0, 0.0, ())

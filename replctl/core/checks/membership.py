@@ -40,12 +40,21 @@ def _reaching(node: NodeStatus) -> str:
         Cause.TIMEOUT: f"is {node.host} up, and port {node.port} open from here?",
         Cause.DNS: f"correct the host of {node.name} in the inventory, or DNS",
         Cause.TLS: f"compare sslmode and certificates in [connection] with what {at} offers",
-        Cause.AUTH: f"psql 'host={node.host} port={node.port}': role, password and pg_hba.conf",
+        Cause.AUTH: _logging_in(node),
         Cause.STARTING_UP: f"wait; the log of {node.name} shows how far it is",
         Cause.TOO_MANY_CONNECTIONS: f"raise max_connections on {node.name}, or use fewer",
         Cause.NOT_POSTGRES: f"something else listens on {at}: correct the port",
         Cause.PRIVILEGE: "replctl grants --role observer",
     }.get(node.cause or Cause.OTHER, f"psql 'host={node.host} port={node.port}' shows the same error")
+
+
+def _logging_in(node: NodeStatus) -> str:
+    """Whether the role lacks something, or does not get as far as that."""
+    message = node.message or ""
+    lacks = ("permission denied for database", "not permitted to log in", "does not exist")
+    if any(words in message for words in lacks):
+        return "run the statements of replctl grants on the primary"
+    return f"psql 'host={node.host} port={node.port}': role, password and pg_hba.conf"
 
 
 @check(

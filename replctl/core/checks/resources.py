@@ -73,8 +73,21 @@ def _slot_result(ctx: Context, node: NodeStatus, facts: NodeFacts, slot: Slot) -
             (Status.CRITICAL, f"{name} is unusable: {slot.invalidation_reason or 'its WAL is lost'}")
         )
     status, message = max(found, key=lambda item: item[0].rank)
-    hint = f"on {node.name}, if its consumer is gone: SELECT pg_drop_replication_slot('{slot.name}');"
+    hint = _slot_hint(ctx, node, slot)
     return ctx.result(status, message, node, subject=slot.name, hint=hint, metrics=tuple(metrics))
+
+
+def _slot_hint(ctx: Context, node: NodeStatus, slot: Slot) -> str:
+    """To drop the slot of a replica that will be back costs it the WAL that it still needs."""
+    drop = f"SELECT pg_drop_replication_slot('{slot.name}');"
+    usable = slot.wal_status != "lost" and not slot.invalidation_reason
+    for other in ctx.status.nodes:
+        uses = other.facts is not None and other.facts.primary_slot_name == slot.name
+        if other.name != node.name and (uses or ctx.status.settings.slot_name(other.name) == slot.name):
+            if usable:
+                return f"bring {other.name} back; only if it never will be: {drop}"
+            return f"replctl rejoin {other.name} --clone"
+    return f"on {node.name}, if its consumer is gone: {drop}"
 
 
 def _retained_ranges(ctx: Context, node: NodeStatus, facts: NodeFacts) -> tuple[Range, Range]:
