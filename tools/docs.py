@@ -1,4 +1,4 @@
-"""Write what is generated: the command reference, the inventory's keys, and output that a page shows.
+"""Write what is generated: commands, the inventory's keys, the checks, and output that a page shows.
 
     python -m tools.docs
 
@@ -21,10 +21,12 @@ from typing import Any
 from typer.main import get_command
 
 from replctl.inventory import reference as inventory
+from tools import checks
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "commands.md"
 GUIDE = ROOT / "docs" / "inventory.md"
+CHECKS = ROOT / "docs" / "checks.md"
 EXAMPLE = ROOT / "inventory.example.toml"
 WIDTH = 80
 RUN_LIMIT_S = 30.0
@@ -111,7 +113,14 @@ def generated() -> dict[Path, str]:
     texts = {path: path.read_text(encoding="utf-8") for path in documents() if path != REFERENCE}
     shown = {path: with_shown_output(text) for path, text in texts.items() if _SHOWN.search(text)}
     guide = inventory.document(shown.pop(GUIDE, texts[GUIDE]))
-    return {REFERENCE: reference(), GUIDE: guide, EXAMPLE: inventory.example(), **shown}
+    listed = checks.document(shown.pop(CHECKS, texts[CHECKS]))
+    return {
+        REFERENCE: reference(),
+        GUIDE: guide,
+        EXAMPLE: inventory.example(),
+        CHECKS: listed,
+        **shown,
+    }
 
 
 def main() -> None:

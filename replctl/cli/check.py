@@ -49,9 +49,7 @@ def complete_checks(incomplete: str) -> list[str]:
 def check(
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="NAME", help="Checks to run (default: all).", autocompletion=complete_checks
-        ),
+        typer.Argument(metavar="NAME", help="Checks to run (default: all).", autocompletion=complete_checks),
     ] = None,
     inventory: InventoryOption = None,
     cluster: ClusterOption = None,

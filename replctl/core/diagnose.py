@@ -97,7 +97,7 @@ def _without_primary(status: ClusterStatus) -> Diagnosis:
 
 
 def _is_connected(node: NodeStatus) -> bool:
-    """Whether its receiver has a connection, as a row shows even where its columns are hidden or replay waits."""
+    """Whether its receiver has a connection: a row shows it even where its columns are hidden."""
     receiver = node.facts.receiver if node.facts is not None else None
     return receiver is not None and receiver.status != "stopped"
 

@@ -13,7 +13,7 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1", ""}
 
 
 def primaries(state: ClusterState) -> tuple[NodeFacts, ...]:
-    """The nodes that are not in recovery: fenced ones last, else newest history first (timeline, WAL written)."""
+    """The nodes that are not in recovery: fenced ones last, else the newest history first."""
     found = [f for f in state.facts if not f.in_recovery]
     return tuple(
         sorted(found, key=lambda f: (is_fenced(f), -(f.timeline or 0), -(f.write_lsn or Lsn(0)), f.node))

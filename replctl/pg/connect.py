@@ -53,8 +53,9 @@ async def connect(connection: Connection, *, timeout_s: float | None = None) -> 
         async with asyncio.timeout(limit_s):
             host = parameters["host"]
             if not host.startswith(("/", "@")):
+                found = [host] if _is_address(host) else await _resolve(host)
                 # Given always, so that a PGHOSTADDR in the environment cannot lead every node to one server.
-                parameters["hostaddr"] = host if _is_address(host) else await _resolve(host)
+                parameters |= {"host": ",".join([host] * len(found)), "hostaddr": ",".join(found)}
             return await AsyncConnection.connect(
                 **parameters,
                 application_name=APPLICATION_NAME,
@@ -136,14 +137,14 @@ def _is_address(host: str) -> bool:
     return True
 
 
-async def _resolve(host: str) -> str:
-    """The first address of a name. Raises NodeError."""
+async def _resolve(host: str) -> list[str]:
+    """The addresses of a name, tried one after the other as psql does. Raises NodeError."""
     try:
         found = await _in_thread(lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
     except (OSError, UnicodeError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise NodeError(Cause.DNS, f"cannot resolve {host!r}: {why}") from None
-    return str(found[0][4][0])
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

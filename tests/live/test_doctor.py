@@ -487,7 +487,7 @@ def test_a_pooler_is_no_server(lab, doctor, tmp_path):
     program = shutil.which("pgbouncer")
     need("PgBouncer", program, "apt-get install pgbouncer")
     with pooled(lab, program) as port:
-        inventory = changed(lab, tmp_path / "pooled.toml", (r"^port = \d+$", f"port = {port}"))
+        inventory = changed(lab, tmp_path / "pooled.toml", (r"^port = \d+", f"port = {port}"))
         messages = [f["message"] for f in doctor(inventory)["findings"]]
 
     assert "this address leads through a connection pooler: votes need a direct connection" in messages
@@ -500,11 +500,9 @@ def pooled(lab: Lab, program: str) -> Iterator[int]:
         port = server.getsockname()[1]
     path = lab.directory / "pg1" / "pgbouncer.ini"
     path.write_text(
-        f"[databases]\n* = host=127.0.0.1 port={lab.nodes['pg1'].port}\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = any\n"
-        f"auth_user = replctl\nunix_socket_dir =\npool_mode = session\n"
-        "ignore_startup_parameters = options\n"
-        "[users]\n"
+        f"[databases]\n* = host=127.0.0.1 port={lab.nodes['pg1'].port} user=replctl\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
+        "auth_type = any\nunix_socket_dir =\npool_mode = session\n"
     )
     path.chmod(0o644)
     prefix = load(lab.inventory_path).commands["pg1"].run

@@ -57,10 +57,14 @@ def at_work(directory: Path) -> list[str]:
     return found
 
 
-def segments() -> set[int]:
-    """The ids of System V shared memory that nobody uses any more."""
-    lines = [line.split() for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]]
-    return {int(columns[1]) for columns in lines if columns[6] == "0"}
+def own_segments(lab: Lab) -> set[str]:
+    """The ids of the System V shared memory of this lab's running servers: line 7 of postmaster.pid."""
+    files = [node.data_directory / "postmaster.pid" for node in lab.nodes.values()]
+    return {file.read_text().splitlines()[6].split()[1] for file in files}
+
+
+def all_segments() -> set[str]:
+    return {line.split()[1] for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]}
 
 
 # ---- what is built
@@ -259,7 +263,8 @@ def test_after_a_promotion_the_new_primary_is_the_primary(lab: Lab) -> None:
 
 @pytest.mark.lab(replicas=3)
 def test_down_leaves_nothing_whatever_state_the_servers_are_in(lab: Lab) -> None:
-    unused_before = segments()
+    segments = own_segments(lab)
+    assert len(segments) == 4 and segments <= all_segments()
     lab.kill("pg1")
     lab.freeze("pg2")
     lab.freeze("pg3")
@@ -271,7 +276,7 @@ def test_down_leaves_nothing_whatever_state_the_servers_are_in(lab: Lab) -> None
 
     assert not lab.directory.exists()
     assert at_work(lab.directory) == []
-    assert segments() <= unused_before
+    assert not segments & all_segments()
     assert not remove(lab.directory)
 
 

@@ -232,11 +232,16 @@ class Watch:
         self.history = self.last.status.history
         return {n.name: self._reading(n, before, after) for n in self.last.status.replicas}
 
+    def formulas(self, node: str) -> tuple[float | None, float | None]:
+        """What the usual and the naive formula say on a node, whatever it is."""
+        return self._ask(node, USUAL), self._ask(node, NAIVE)
+
     def _reading(self, node: NodeStatus, before: dict[str, _Truth], after: dict[str, _Truth]) -> Reading:
         true_s = sorted((before[node.name].behind_s, after[node.name].behind_s))
         begin, end = before[self.primary].position, after[self.primary].position
         replayed, replayed_later = before[node.name].position, after[node.name].position
         known = None not in (begin, end, replayed, replayed_later)
+        usual_s, naive_s = self.formulas(node.name)
         return Reading(
             at_s=time.monotonic() - self._began_s,
             least_s=true_s[0],
@@ -244,8 +249,8 @@ class Watch:
             least_bytes=begin - replayed_later if known else None,  # type: ignore[operator]  # known says so
             most_bytes=end - replayed if known else None,  # type: ignore[operator]  # known says so
             shown=node,
-            usual_s=self._ask(node.name, USUAL),
-            naive_s=self._ask(node.name, NAIVE),
+            usual_s=usual_s,
+            naive_s=naive_s,
             replay_lag_s=self._ask(node.upstream or "", REPLAY_LAG, node.spec.application_name),
         )
 

@@ -17,8 +17,11 @@ from replctl.core.units import format_bytes
     of="node",
     help="Every node of the inventory answers.",
     hint="replctl status -o wide",
-    meaning="A node did not answer within its deadline. The cause tells what to look at: `refused` = the "
-    "server is not running, `timeout` = host or network, `auth`/`privilege` = the role, `tls`, `dns`.",
+    meaning="CRITICAL for a node that gave no facts within its deadline; UNKNOWN with `unreachable = "
+    '"unknown"` in `[checks]`, and for one that the run had no time for. The cause says where to '
+    "look: `refused`: PostgreSQL does not run there; `timeout`: the host or the network; "
+    "`starting_up`: wait; `auth` and `privilege`: the role and pg_hba.conf; `too_many_connections`, "
+    "`tls`, `dns`, `not_postgres`: as named.",
 )
 def _reachable(ctx: Context) -> Iterator[CheckResult]:
     for node in ctx.status.nodes:
@@ -61,9 +64,10 @@ def _logging_in(node: NodeStatus) -> str:
     "primary",
     of="cluster",
     help="Exactly one node is the primary.",
-    hint="replctl failover --dry-run",
-    meaning="No node, or more than one, accepts writes. With none, look at the diagnosis of `status` and "
-    "decide about a failover; with more, see `split-brain`.",
+    hint="replctl status shows what the replicas see",
+    meaning="CRITICAL when no node accepts writes, or more than one does. With none, read the diagnosis of "
+    "`replctl status`: start the old primary where it is merely stopped, else decide about a "
+    "failover. With more than one, see `split-brain`.",
 )
 def _primary(ctx: Context) -> Iterator[CheckResult]:
     found = [n.name for n in ctx.status.nodes if n.role is Role.PRIMARY and n.state is not NodeState.FENCED]
@@ -93,7 +97,8 @@ def _may_be_well(ctx: Context, node: NodeStatus) -> bool:
     help="Who fails over when the primary is lost.",
     hint="replctl doctor",
     meaning="Whether anything acts by itself when the primary is lost. Where the inventory names another "
-    "manager, that is left to it. `replctl doctor` says what a failover needs and what it would cover.",
+    "manager, that is left to it. `replctl doctor` says what a failover needs and what it would "
+    "cover.",
 )
 def _automatic_failover(ctx: Context) -> Iterator[CheckResult]:
     manager = ctx.status.settings.manager
@@ -105,18 +110,22 @@ def _automatic_failover(ctx: Context) -> Iterator[CheckResult]:
     "split-brain",
     of="cluster",
     help="No second node accepts writes.",
-    hint="replctl fence NODE",
-    meaning="Two nodes accept writes. The one on the older timeline is a stale primary: keep applications "
-    "away from it and fence it. On equal timelines only you can say which history to keep.",
+    hint="keep applications away from the older timeline, and stop that server",
+    meaning="CRITICAL when two nodes accept writes. The one on the older timeline is a stale primary: keep "
+    "applications away from it at once, then fence it and bring it back as a replica. On equal "
+    "timelines only you can say whose data is right.",
 )
 def _split_brain(ctx: Context) -> Iterator[CheckResult]:
     writable = [n for n in ctx.status.nodes if n.state in (NodeState.PRIMARY, NodeState.STALE_PRIMARY)]
     if len(writable) > 1:
         names = ", ".join(f"{n.name} (timeline {n.timeline})" for n in writable)
-        stale = next((n.name for n in writable if n.state is NodeState.STALE_PRIMARY), "NODE")
-        yield ctx.result(
-            Status.CRITICAL, f"{len(writable)} nodes accept writes: {names}", hint=f"replctl fence {stale}"
+        stale = next((n.name for n in writable if n.state is NodeState.STALE_PRIMARY), None)
+        hint = (
+            f"keep applications away from {stale}, and stop it"
+            if stale
+            else "keep applications away from one"
         )
+        yield ctx.result(Status.CRITICAL, f"{len(writable)} nodes accept writes: {names}", hint=hint)
     else:
         silent = any(not n.reachable for n in ctx.status.nodes)
         yield ctx.result(Status.OK, f"no second node {'that answers ' if silent else ''}accepts writes")
@@ -127,8 +136,9 @@ def _split_brain(ctx: Context) -> Iterator[CheckResult]:
     of="cluster",
     help="All nodes belong to one cluster (system identifier).",
     hint="replctl config show",
-    meaning="The address of a node leads to a server of another cluster. Correct the inventory or the DNS "
-    "name; nothing of such a node is used.",
+    meaning="CRITICAL when a server is of another cluster than the rest: its address leads to the wrong "
+    "machine, or it was initialised anew. Correct the inventory or the DNS name; nothing that such a "
+    "server says is used.",
 )
 def _system_id(ctx: Context) -> Iterator[CheckResult]:
     strangers = [n for n in ctx.status.nodes if n.cause is Cause.WRONG_CLUSTER]
@@ -142,9 +152,10 @@ def _system_id(ctx: Context) -> Iterator[CheckResult]:
     "timeline",
     of="replica",
     help="Replicas are on the primary's history.",
-    hint="replctl rejoin NODE",
-    meaning="A replica is ahead of the primary, on a newer timeline, or waits at a fork: its history is "
-    "not the primary's, and it will never follow without pg_rewind or a new copy.",
+    hint="stop it, then pg_rewind from the primary, or pg_basebackup anew",
+    meaning="CRITICAL when a replica is ahead of the primary, on a newer timeline, or waits where the "
+    "histories fork: what it has is not what the primary has, and it will never follow. It needs "
+    "pg_rewind or a new copy.",
 )
 def _timeline(ctx: Context) -> Iterator[CheckResult]:
     for node in ctx.status.replicas:
@@ -155,7 +166,7 @@ def _timeline(ctx: Context) -> Iterator[CheckResult]:
                 Status.CRITICAL,
                 f"{node.name} (timeline {node.timeline}) is {what} {ctx.status.primary}",
                 node,
-                hint=f"replctl rejoin {node.name}",
+                hint=f"stop {node.name}, then pg_rewind from {ctx.status.primary}, or pg_basebackup anew",
             )
         else:
             yield ctx.result(Status.OK, f"{node.name} on timeline {node.timeline}", node)
@@ -166,8 +177,9 @@ def _timeline(ctx: Context) -> Iterator[CheckResult]:
     of="replica",
     help="Every replica receives WAL.",
     hint="look at the replica's server log for walreceiver messages",
-    meaning="A replica has no walreceiver and replays nothing. Its log says why it cannot connect: "
-    "network, pg_hba.conf, a missing slot, WAL that the upstream no longer has.",
+    meaning="CRITICAL when a replica has no walreceiver and replays nothing. Its log says why it cannot "
+    "connect: network, pg_hba.conf, a missing slot, WAL that the upstream no longer has (then only a "
+    "new copy helps).",
 )
 def _streaming(ctx: Context) -> Iterator[CheckResult]:
     for node in ctx.status.replicas:
@@ -208,8 +220,9 @@ def _streaming_while_paused(ctx: Context, node: NodeStatus) -> CheckResult:
     of="cluster",
     help="Every replica of the inventory has a walsender.",
     hint="replctl status --tree",
-    meaning="A replica that answers neither us nor streams from anybody is really gone; its row is "
-    "missing in pg_stat_replication, which most monitoring takes for fine.",
+    meaning="CRITICAL when a replica of the inventory neither answers us nor streams from anybody: it is "
+    "gone. Its row is merely missing in pg_stat_replication, which most monitoring takes for fine. "
+    "One that still streams is cut off from here only.",
 )
 def _expected_nodes(ctx: Context) -> Iterator[CheckResult]:
     observed = [f for _, f in ctx.answering() if f.is_complete]
@@ -234,8 +247,9 @@ def _expected_nodes(ctx: Context) -> Iterator[CheckResult]:
     of="cluster",
     help="Nobody streams who is not in the inventory.",
     hint="add the node to the inventory, or stop it",
-    meaning="A server streams that the inventory does not know. A failover would leave it behind, and if "
-    "it matches synchronous_standby_names it breaks the arithmetic of the quorum.",
+    meaning="WARNING when somebody streams whom the inventory does not know. A failover would leave him "
+    "behind, and one who matches synchronous_standby_names confirms commits that no replica of yours "
+    "has. Add him to the inventory, or end him.",
 )
 def _foreign_replicas(ctx: Context) -> Iterator[CheckResult]:
     ours = {(n.upstream, n.sender.pid) for n in ctx.status.replicas if n.sender is not None}

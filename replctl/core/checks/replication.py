@@ -17,8 +17,9 @@ from replctl.core.units import format_bytes, format_duration
     of="replica",
     help="WAL that a replica has not replayed yet.",
     hint="replctl status --watch",
-    meaning="The replica is behind in bytes. A high transport lag points at the network or the receiver, a "
-    "high apply lag at replay (conflicts, slow disk). Of a delayed replica the received WAL counts.",
+    meaning="The replica is behind by more than the threshold. `replctl status -o wide` tells the two halves "
+    "apart: transport lag points at the network or the receiver, apply lag at replay (a conflicting "
+    "query, a slow disk). Of a delayed replica the received WAL counts.",
     thresholds=("lag_bytes",),
 )
 def _lag_bytes(ctx: Context) -> Iterator[CheckResult]:
@@ -35,8 +36,9 @@ def _lag_bytes(ctx: Context) -> Iterator[CheckResult]:
     of="replica",
     help="How long ago the primary was where the replica is.",
     hint="replctl status --watch",
-    meaning="The replica shows data this old. Measured against the recorded positions of the primary, so "
-    "an idle primary or a disconnected replica does not fool it. A delayed replica's own delay is added.",
+    meaning="The replica shows data this old. It is measured against recorded positions of the primary, so "
+    "that neither an idle primary nor a disconnected replica deceives it; before there is such a "
+    "record it says so and is OK. A delayed replica's own delay is not counted.",
     thresholds=("lag_s",),
 )
 def _lag_seconds(ctx: Context) -> Iterator[CheckResult]:
@@ -63,8 +65,9 @@ def _lag_seconds(ctx: Context) -> Iterator[CheckResult]:
     of="cluster",
     help="How many replica losses writes and a failover survive.",
     hint="replctl doctor",
-    meaning="Writes wait for more replicas than are left (`SYNC_BLOCKED`), or a failover could no longer "
-    "prove zero loss, or the primary's synchronous_standby_names is not what the inventory expects.",
+    meaning="CRITICAL when commits wait for more replicas than are left: bring one back, or lower the number "
+    "in synchronous_standby_names knowing what that gives up. WARNING when a failover could no longer "
+    "prove that nothing is lost, or when the setting is not what the inventory expects.",
 )
 def _sync(ctx: Context) -> Iterator[CheckResult]:
     sync = ctx.status.sync
@@ -116,8 +119,9 @@ def _sync(ctx: Context) -> Iterator[CheckResult]:
     of="replica",
     help="Replay is not paused.",
     hint="SELECT pg_wal_replay_resume();",
-    meaning="Somebody paused replay (or a replica's max_connections is lower than the primary's): the "
-    "replica receives WAL but shows older and older data, and it delays a failover.",
+    meaning="WARNING when replay is paused: by somebody, or by the server because max_connections or its kin "
+    "are lower than the primary's. The replica receives WAL, but shows older and older data, and "
+    "delays a failover.",
 )
 def _replay_paused(ctx: Context) -> Iterator[CheckResult]:
     for node in ctx.status.replicas:
@@ -137,8 +141,9 @@ def _replay_paused(ctx: Context) -> Iterator[CheckResult]:
     of="replica",
     help="Replay does not wait for a query on the replica.",
     hint="SELECT pid, query FROM pg_stat_activity WHERE backend_xmin IS NOT NULL;",
-    meaning="Replay waits for a query that conflicts with it (max_standby_streaming_delay). The counters of "
-    "cancelled queries are in the performance data.",
+    meaning="WARNING while replay waits for a query on the replica (max_standby_streaming_delay). End the "
+    "query, or send long ones elsewhere. The counters of cancelled queries are in the performance "
+    "data.",
 )
 def _conflicts(ctx: Context) -> Iterator[CheckResult]:
     for node, facts in ctx.answering():

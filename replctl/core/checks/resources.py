@@ -17,9 +17,10 @@ from replctl.core.units import format_bytes, format_duration, server_bytes
     of="node",
     help="Replication slots are used, complete and not filling the disk.",
     hint="SELECT * FROM pg_replication_slots;",
-    meaning="`lost` or `unreserved`: the consumer needs, or will soon need, a new copy. Inactive: nobody "
-    "reads it while it keeps WAL; drop it if its replica is gone. Missing: a replica names a slot that its "
-    "upstream lacks, so it cannot connect. Slots kept in step from the primary (17+) are inactive by design.",
+    meaning="CRITICAL when WAL that a slot's consumer needs is gone, and when a replica asks for a slot that "
+    "its upstream lacks; WARNING and CRITICAL for slots that keep WAL without a consumer, until the "
+    "disk is full. Bring the consumer back, or drop its slot if it is gone for good. Slots that are "
+    "kept in step with the primary (17 and later) are inactive by design.",
     thresholds=(
         "slot_inactive_s",
         "slot_retained_bytes",
@@ -86,7 +87,7 @@ def _slot_hint(ctx: Context, node: NodeStatus, slot: Slot) -> str:
         if other.name != node.name and (uses or ctx.status.settings.slot_name(other.name) == slot.name):
             if usable:
                 return f"bring {other.name} back; only if it never will be: {drop}"
-            return f"replctl rejoin {other.name} --clone"
+            return f"{other.name} needs a new copy: pg_basebackup"
     return f"on {node.name}, if its consumer is gone: {drop}"
 
 
@@ -106,7 +107,9 @@ def _retained_ranges(ctx: Context, node: NodeStatus, facts: NodeFacts) -> tuple[
     of="primary",
     help="WAL archiving works where it is configured.",
     hint="SELECT * FROM pg_stat_archiver;",
-    meaning="The last attempt to archive failed. WAL piles up on the primary, and backups lose their end.",
+    meaning="The last attempt to archive failed, and the last success is so long ago. WAL piles up on the "
+    "primary, and backups lose their end: the server's log says what archive_command or "
+    "archive_library answered.",
     thresholds=("archiver_s",),
 )
 def _archiver(ctx: Context) -> Iterator[CheckResult]:
@@ -160,7 +163,8 @@ def _headroom(ctx: Context, key: str, used_of: str, setting: str, count: str) ->
     of="node",
     help="Headroom of max_wal_senders.",
     hint="ALTER SYSTEM SET max_wal_senders",
-    meaning="When all walsenders are taken, no further replica, backup or rejoin can connect.",
+    meaning="When all walsenders are taken, no further replica, backup or rejoin can connect. Raising "
+    "max_wal_senders takes a restart.",
     thresholds=("wal_senders_percent",),
 )
 def _wal_senders(ctx: Context) -> Iterator[CheckResult]:
@@ -172,7 +176,8 @@ def _wal_senders(ctx: Context) -> Iterator[CheckResult]:
     of="node",
     help="Headroom of max_replication_slots.",
     hint="ALTER SYSTEM SET max_replication_slots",
-    meaning="When all slots are taken, a replica that needs its own cannot be added or repointed here.",
+    meaning="When all slots are taken, a replica that needs its own can be neither added nor repointed here. "
+    "Drop what nobody uses; raising max_replication_slots takes a restart.",
     thresholds=("slots_percent",),
 )
 def _slot_headroom(ctx: Context) -> Iterator[CheckResult]:

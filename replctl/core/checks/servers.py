@@ -15,7 +15,8 @@ from replctl.core.units import format_duration
     of="node",
     help="The servers' clocks agree with this machine's.",
     hint="timedatectl status",
-    meaning="A server's clock is off. Lag is not measured with it, but logs, tokens and certificates are.",
+    meaning="A server's clock is off, beyond what the network explains. Lag is not measured with it, but "
+    "logs, tokens and certificates are: look at its time synchronisation.",
     thresholds=("clock_skew_s",),
 )
 def _clock_skew(ctx: Context) -> Iterator[CheckResult]:
@@ -53,8 +54,9 @@ _SAME_AS_PRIMARY = (
     of="replica",
     help="Replicas can take the primary's place: settings that must be as high, or the same.",
     hint="compare postgresql.conf of the nodes",
-    meaning="A replica whose max_connections and its kin are lower than the primary's pauses replay and "
-    "cannot be promoted without a restart. Other differences show only after a failover.",
+    meaning="WARNING when a replica could not take the primary's place as it is: with lower max_connections "
+    "or its kin it pauses replay, and is not promoted without a restart. Other differences show only "
+    "after a failover.",
 )
 def _settings_parity(ctx: Context) -> Iterator[CheckResult]:
     primary = ctx.status.primary_node
@@ -93,8 +95,8 @@ def _settings_parity(ctx: Context) -> Iterator[CheckResult]:
     of="node",
     help="The role sees what monitoring needs.",
     hint="replctl grants --role observer",
-    meaning="Without pg_monitor the server hides the state of senders and receivers; what is hidden is "
-    "shown as unknown, never as zero.",
+    meaning="UNKNOWN when the role does not see what pg_monitor shows. What the server hides is shown as "
+    "unknown, never as zero, so several other checks cannot tell.",
 )
 def _privileges(ctx: Context) -> Iterator[CheckResult]:
     for node, facts in ctx.answering():
@@ -115,8 +117,9 @@ def _privileges(ctx: Context) -> Iterator[CheckResult]:
     of="cluster",
     help="All nodes run one release, without a known fault of synchronous replication.",
     hint="SELECT version();",
-    meaning="Differing minor releases are fine during an upgrade. Releases before May 2025 may skip the "
-    "synchronous wait just after a start, so an acknowledged commit can be lost.",
+    meaning="WARNING when releases differ, as during an upgrade, and for releases before May 2025 with "
+    "synchronous replication: just after a start they may skip the wait, so that an acknowledged "
+    "commit can be lost.",
 )
 def _version(ctx: Context) -> Iterator[CheckResult]:
     versions = {n.name: f.server_version_num for n, f in ctx.answering()}
@@ -144,8 +147,9 @@ def _version(ctx: Context) -> Iterator[CheckResult]:
     of="node",
     help="An old primary can come back by pg_rewind.",
     hint="ALTER SYSTEM SET wal_log_hints = on; then restart",
-    meaning="pg_rewind needs wal_log_hints or data checksums, and full_page_writes. Without them a node "
-    "that was ahead of the new primary needs a complete new copy.",
+    meaning="WARNING when pg_rewind would refuse: it needs wal_log_hints or data checksums, and "
+    "full_page_writes. Without them an old primary that was ahead comes back only as a complete new "
+    "copy.",
 )
 def _rewind_ready(ctx: Context) -> Iterator[CheckResult]:
     for node, facts in ctx.answering():

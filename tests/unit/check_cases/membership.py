@@ -68,7 +68,7 @@ REACHABLE = [
     ),
 ]
 
-NO_PRIMARY = (CRITICAL, None, "no primary answers", "replctl failover --dry-run")
+NO_PRIMARY = (CRITICAL, None, "no primary answers", "replctl status shows what the replicas see")
 PRIMARY = [
     case("primary", trio(), ok(None, "pg1 is the primary")),
     case(
@@ -102,12 +102,22 @@ SPLIT_BRAIN = [
     case(
         "split-brain",
         (primary("pg1"), primary("pg2", timeline=2)),
-        (CRITICAL, None, "2 nodes accept writes: pg1 (timeline 1), pg2 (timeline 2)", "replctl fence pg1"),
+        (
+            CRITICAL,
+            None,
+            "2 nodes accept writes: pg1 (timeline 1), pg2 (timeline 2)",
+            "keep applications away from pg1, and stop it",
+        ),
     ),
     case(
         "split-brain",
         (primary("pg1"), primary("pg2")),
-        (CRITICAL, None, "2 nodes accept writes: pg1 (timeline 1), pg2 (timeline 1)", "replctl fence NODE"),
+        (
+            CRITICAL,
+            None,
+            "2 nodes accept writes: pg1 (timeline 1), pg2 (timeline 1)",
+            "keep applications away from one",
+        ),
     ),
 ]
 
@@ -132,13 +142,23 @@ TIMELINE = [
     case(
         "timeline",
         of_pg2(lsn=END + 3 * MIB),
-        (CRITICAL, "pg2", "pg2 (timeline 1) is 3.0 MiB ahead of pg1", "replctl rejoin pg2"),
+        (
+            CRITICAL,
+            "pg2",
+            "pg2 (timeline 1) is 3.0 MiB ahead of pg1",
+            "stop pg2, then pg_rewind from pg1, or pg_basebackup anew",
+        ),
         PG3_ON_1,
     ),
     case(
         "timeline",
         of_pg2(timeline=2),
-        (CRITICAL, "pg2", "pg2 (timeline 2) is on another history than pg1", "replctl rejoin pg2"),
+        (
+            CRITICAL,
+            "pg2",
+            "pg2 (timeline 2) is on another history than pg1",
+            "stop pg2, then pg_rewind from pg1, or pg_basebackup anew",
+        ),
         PG3_ON_1,
     ),
 ]

@@ -87,7 +87,12 @@ SLOTS = [
             "slot pg2 on pg1 has no consumer",
             "bring pg2 back; only if it never will be: SELECT pg_drop_replication_slot('pg2');",
         ),
-        (CRITICAL, "pg1", "slot pg3 on pg1 is unusable: its WAL is lost", "replctl rejoin pg3 --clone"),
+        (
+            CRITICAL,
+            "pg1",
+            "slot pg3 on pg1 is unusable: its WAL is lost",
+            "pg3 needs a new copy: pg_basebackup",
+        ),
         *NO_OTHERS,
     ),
 ]
