@@ -129,7 +129,8 @@ def check(
     found, unusable = _load(inventory, cluster, selection.nodes)
     changed = [_with_thresholds(i, selection.names, warn, crit) for i in found]
     # Two cron jobs with different options each have their own memory.
-    view = repr((selection, patience, notify_changes, warn, crit)) if for_runs > 1 or notify_changes else None
+    chosen = (selection.names, sorted(selection.skipped), selection.nodes)
+    view = repr((chosen, patience, notify_changes, warn, crit)) if for_runs > 1 or notify_changes else None
     outcomes, news, notes = [], bool(unusable), []
     for seen in _look_at_all(changed, limit_s, probe_s):
         outcome, is_news, note = _outcome(seen, selection, patience, view)

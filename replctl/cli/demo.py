@@ -21,7 +21,10 @@ _STATUS_TIMEOUT_S = 30
 
 
 def demo(_yes: YesOption = False) -> None:
-    """Build a cluster, write to it, watch it for three seconds, remove it. Nothing to answer."""
+    """Build a cluster, write to it, watch it for three seconds, remove it. Nothing to answer.
+
+    Example: replctl demo
+    """
     with interruptible(), tempfile.TemporaryDirectory(prefix="replctl-demo-") as name:
         base = Path(name)
         base.chmod(0o755)  # the servers' account has to pass, if that is not ours

@@ -29,6 +29,7 @@ def grants(
     Example: replctl grants --pg 18 --role operator | psql -h pg1 -U postgres -d postgres
     """
     from replctl.pg.grants import ROLES, limits, statements
+    from replctl.pg.queries import LAST_TESTED
 
     try:
         found = statements(pg, role.value, name)
@@ -39,6 +40,7 @@ def grants(
         "-- Run as a superuser on the primary, in the database of the inventory's [connection]; replicas get",
         "-- it by replication. Every statement may be run again. Set a password, or use a certificate.",
         *(f"-- {sentence}" for sentence in limits(pg, role.value)),
+        *([f"-- PostgreSQL {LAST_TESTED} is the last that this was tried on."] if pg > LAST_TESTED else []),
         *(f"{statement};" for statement in found),
     ]
     typer.echo("\n".join(lines))

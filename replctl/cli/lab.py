@@ -16,7 +16,7 @@ from replctl.cli.options import JsonOption, Output, OutputOption, chosen
 from replctl.errors import PartialError, RefusedError, UsageError
 
 if TYPE_CHECKING:
-    from replctl.lab import Lab, LabNode, Load, LoadReport, Outage
+    from replctl.lab import Lab, LabNode, Load
 
 app = typer.Typer(
     help="A real local cluster: build it, break it, mend it, throw it away.",
@@ -125,6 +125,7 @@ def up(
     import time
 
     from replctl.lab import Lab
+    from replctl.lab.text import welcome
 
     began_s = time.monotonic()
     with interruptible():
@@ -139,7 +140,7 @@ def up(
             fsync=not no_fsync,
         )
     took_s = time.monotonic() - began_s
-    typer.echo("\n".join(_welcome(lab, took_s)))
+    typer.echo("\n".join(welcome(lab, took_s)))
 
 
 @app.command(epilog="Example: replctl lab down")
@@ -270,6 +271,7 @@ def load(
     from replctl.core.units import format_duration
     from replctl.display.serialize import to_json, to_yaml
     from replctl.lab import Load
+    from replctl.lab.text import report_lines
 
     interval_s = _time("--interval", interval)
     duration_s = None if duration is None else _time("--duration", duration)
@@ -282,7 +284,7 @@ def load(
     report = running.stop()
     form = LoadOutput.JSON if json else output
     if form is LoadOutput.TABLE:
-        typer.echo("\n".join(_report(report)))
+        typer.echo("\n".join(report_lines(report)))
     else:
         typer.echo(to_json(report.to_json()) if form is LoadOutput.JSON else to_yaml(report.to_json()))
 
@@ -291,6 +293,8 @@ def _until_told(running: Load, duration_s: float | None) -> None:
     """Let the load run for its time, or until a signal; tell of every outage that ended on stderr."""
     import threading
     import time
+
+    from replctl.lab.text import outage_line
 
     told = threading.Event()
     before = {n: signal.signal(n, lambda *_: told.set()) for n in (signal.SIGINT, signal.SIGTERM)}
@@ -302,7 +306,7 @@ def _until_told(running: Load, duration_s: float | None) -> None:
             told.wait(0.2 if end_s is None else max(0.0, min(0.2, end_s - time.monotonic())))
             ended = [outage for outage in running.outages_so_far() if outage.over]
             for outage in ended[known:]:
-                typer.echo(_outage(outage), err=True)
+                typer.echo(outage_line(outage), err=True)
             known = len(ended)
     finally:
         for number, handler in before.items():
@@ -358,70 +362,3 @@ def _table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> list[str]:
     cells += [["-" if row[column] is None else str(row[column]) for column in columns] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells]
-
-
-def _welcome(lab: Lab, took_s: float) -> list[str]:
-    """What was built, and what to type next."""
-    import shlex
-    import shutil
-
-    from replctl.lab.layout import option
-
-    nodes = [*lab.nodes.values(), *lab.witnesses.values()]
-    where = option(lab.directory)
-    inventory = shlex.quote(str(lab.inventory_path))
-    lines = [f"PostgreSQL {lab.server_version} in {lab.directory}", ""]
-    lines += [f"  {node.name:<6}{node.role:<9}{node.host}:{node.port}" for node in nodes]
-    replication = lab.synchronous or "asynchronous"
-    psql = "psql" if shutil.which("psql") else lab.bin_directory / "psql"
-    return [
-        *lines,
-        "",
-        f"Ready in {took_s:.1f} s. Replication: {replication}",
-        "",
-        f"Look at it:  replctl status -i {inventory}",
-        f"Or first:    export REPLCTL_INVENTORY={inventory}",
-        f"Connect:     {psql} 'host=127.0.0.1 port={nodes[0].port} user=postgres'",
-        f"Write:       replctl lab load{where}",
-        f"Break it:    replctl lab kill{where} pg1",
-        f"Remove it:   replctl lab down{where}",
-    ]
-
-
-def _report(report: LoadReport) -> list[str]:
-    by = ", ".join(f"{name} {count}" for name, count in report.acknowledged_by.items()) or "by nobody"
-    lines = [f"Rows acknowledged: {report.rows_acknowledged} in {report.took_s:.1f} s ({by})"]
-    if report.rows_unanswered:
-        lines.append(
-            f"Rows refused or not answered in time: {report.rows_unanswered} (written or not: unknown)"
-        )
-    if report.rows_unconfirmed:
-        lines.append(f"Commits with the warning that no replica has them: {report.rows_unconfirmed}")
-    lines += _outages("Write outages", report.outages)
-    if report.ordinary_outages is not None:
-        lines += _outages("Outages of an ordinary libpq client", report.ordinary_outages)
-    if report.rows_lost is None:
-        lines.append("Acknowledged rows lost: unknown, no primary answers")
-    else:
-        lines.append(f"Acknowledged rows lost: {report.rows_lost} (compared with {report.compared_with})")
-        lines.append(f"Acknowledged late, by a node that was no longer the primary: {report.rows_late}")
-    return [*lines, f"Ledger: {report.ledger_file}"]
-
-
-def _outages(title: str, outages: tuple[Outage, ...]) -> list[str]:
-    if not outages:
-        return [f"{title} over 100 ms: none"]
-    total_s = sum(outage.length_s for outage in outages)
-    return [
-        f"{title} over 100 ms: {len(outages)}, together {total_s:.3f} s",
-        *(f"  {_outage(o)}" for o in outages),
-    ]
-
-
-def _outage(outage: Outage) -> str:
-    from datetime import UTC, datetime
-
-    at = datetime.fromtimestamp(outage.started_at, UTC).strftime("%H:%M:%S.%f")[:-3]
-    return (
-        f"{at} UTC  no row acknowledged for {outage.length_s:.3f} s{'' if outage.over else ', and going on'}"
-    )

@@ -181,7 +181,7 @@ def more_sync(status: ClusterStatus) -> tuple[str, str | None] | None:
     value = f"ANY {confirmations} ({', '.join(map(sync_name, names))})".replace("'", "''")
     writes = len(names) - 1 - confirmations
     return (
-        f"{value}, here and in [failover] synchronous; writes then survive {_losses(writes)}",
+        f"ANY {confirmations}, also in [failover] synchronous; writes then survive {_losses(writes)}",
         f"ALTER SYSTEM SET synchronous_standby_names = '{value}'; SELECT pg_reload_conf();",
     )
 

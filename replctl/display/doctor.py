@@ -197,7 +197,7 @@ def _sync_lines(found: Examination) -> list[str]:
         f"Synchronous replication: {sync.configured}",
         f"  writes go on              {_survives(writes)}",
         f"  a failover loses nothing  {_survives(failover)}",
-        *(_more("to survive one more loss in a failover", *more) if more else []),
+        *(_more("to survive one more", *more) if more else []),
     ]
 
 

@@ -17,10 +17,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from replctl.lab.cluster import Lab, LabNode, remove
+    from replctl.lab.cluster import Lab, LabNode
     from replctl.lab.layout import default_directory
     from replctl.lab.ledger import LoadReport, Outage
     from replctl.lab.load import Load
+    from replctl.lab.removal import remove
 
 __all__ = ["Lab", "LabNode", "Load", "LoadReport", "Outage", "default_directory", "remove"]
 
@@ -31,7 +32,7 @@ _MODULES = {
     "LoadReport": "ledger",
     "Outage": "ledger",
     "default_directory": "layout",
-    "remove": "cluster",
+    "remove": "removal",
 }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from replctl.core.lag import LagHistory
 from replctl.core.model import ClusterState
 from replctl.core.status import ClusterStatus, assess
-from replctl.inventory import Inventory, parse
+from replctl.inventory import Inventory, dump, parse
 from replctl.lab import Lab
 from replctl.pg.observe import Observer
 
@@ -23,19 +23,33 @@ HOST = "127.0.0.1"
 Address = tuple[str, int]
 
 
-def inventory(nodes: Mapping[str, Address | dict[str, Any]], **connection: Any) -> Inventory:
+Nodes = Mapping[str, Address | dict[str, Any]]
+
+
+def document(nodes: Nodes, **connection: Any) -> dict[str, Any]:
     """An inventory of these nodes: address, or the keys of `[[nodes]]`. Connects as the lab's operator."""
     rows = [
         {"name": name, **(node if isinstance(node, dict) else {"host": node[0], "port": node[1]})}
         for name, node in nodes.items()
     ]
-    document = {
+    return {
         "schema": 1,
         "cluster": {"name": "looked-at"},
         "connection": {"user": "replctl", "sslmode": "disable"} | connection,
         "nodes": rows,
     }
-    return parse(document, Path("looks.toml"))
+
+
+def inventory(nodes: Nodes, **connection: Any) -> Inventory:
+    """The same, read."""
+    return parse(document(nodes, **connection), Path("looks.toml"))
+
+
+def inventory_file(directory: Path, nodes: Nodes, **connection: Any) -> str:
+    """The same as a file, for `replctl -i`."""
+    path = directory / "looks.toml"
+    path.write_text(dump(document(nodes, **connection)))
+    return str(path)
 
 
 def addresses(lab: Lab) -> dict[str, Address]:

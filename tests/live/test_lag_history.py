@@ -108,7 +108,9 @@ def test_a_probe_is_not_kept_waiting_by_an_open_transaction(lab: Lab) -> None:
         done = check(lab, "lag-seconds", "--probe", "2s", "-o", "json")
 
     (result,) = json.loads(done.stdout)["checks"]
-    assert (done.returncode, result["metrics"][0]["value"]) == (0, 0.0)
+    assert done.returncode == 0
+    # Nothing, or what the WAL writer had not sent yet.
+    assert result["metrics"][0]["value"] <= 0.2 + NOISE_S
 
 
 # ---- the heartbeat

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from replctl.core.checks.registry import Context, check
 from replctl.core.results import CheckResult, Status
-from replctl.core.status import Role
+from replctl.core.status import NodeStatus, Role
 from replctl.core.units import format_duration
 
 
@@ -47,6 +47,7 @@ _SAME_AS_PRIMARY = (
     "max_replication_slots",
     "max_slot_wal_keep_size",
 )
+_RELOADED = {"full_page_writes", "max_slot_wal_keep_size", "synchronous_standby_names"}
 
 
 @check(
@@ -66,7 +67,7 @@ def _settings_parity(ctx: Context) -> Iterator[CheckResult]:
     for node, facts in ctx.answering():
         if node.role is not Role.REPLICA or not facts.is_complete:
             continue
-        ours = facts.settings
+        ours, expected = facts.settings, dict(theirs)
         low = [n for n in _AT_LEAST_PRIMARY if n in ours and n in theirs and int(ours[n]) < int(theirs[n])]
         other = [n for n in _SAME_AS_PRIMARY if n in ours and n in theirs and ours[n] != theirs[n]]
         if (
@@ -74,20 +75,32 @@ def _settings_parity(ctx: Context) -> Iterator[CheckResult]:
             and ctx.status.sync.configured
         ):
             other.append("synchronous_standby_names")
+            expected["synchronous_standby_names"] = primary.facts.synchronous_standby_names or ""
         if low:
             said = ", ".join(f"{n} {ours[n]} < {theirs[n]}" for n in low)
             yield ctx.result(
                 Status.WARNING,
                 f"{node.name} has lower {said}",
                 node,
-                hint=f"on {node.name}: ALTER SYSTEM SET {low[0]} = {theirs[low[0]]}; then restart it",
+                hint=_alter(node, {name: expected[name] for name in low}),
             )
         elif other:
-            yield ctx.result(
-                Status.WARNING, f"{node.name} differs from {primary.name} in {', '.join(other)}", node
-            )
+            message = f"{node.name} differs from {primary.name} in {', '.join(other)}"
+            hint = _alter(node, {name: expected[name] for name in other})
+            yield ctx.result(Status.WARNING, message, node, hint=hint)
         else:
             yield ctx.result(Status.OK, f"{node.name} has the settings of {primary.name}", node)
+
+
+def _alter(node: NodeStatus, values: dict[str, str]) -> str:
+    """The statements that give a node these settings."""
+    statements = " ".join(f"ALTER SYSTEM SET {name} = {_literal(value)};" for name, value in values.items())
+    then = "SELECT pg_reload_conf();" if _RELOADED.issuperset(values) else "then restart it"
+    return f"on {node.name}: {statements} {then}"
+
+
+def _literal(value: str) -> str:
+    return value if value.isdecimal() else "'" + value.replace("'", "''") + "'"
 
 
 @check(

@@ -26,7 +26,6 @@ CLOCK_SKEW = [
 ]
 
 PG3_IS_LIKE_PG1 = ok("pg3", "pg3 has the settings of pg1")
-COMPARE = "compare postgresql.conf of the nodes"
 SETTINGS_PARITY = [
     case("settings-parity", trio(), ok("pg2", "pg2 has the settings of pg1"), PG3_IS_LIKE_PG1),
     case(
@@ -36,14 +35,21 @@ SETTINGS_PARITY = [
             WARNING,
             "pg2",
             "pg2 has lower max_connections 50 < 100, max_wal_senders 5 < 10",
-            "on pg2: ALTER SYSTEM SET max_connections = 100; then restart it",
+            "on pg2: ALTER SYSTEM SET max_connections = 100; ALTER SYSTEM SET max_wal_senders = 10; "
+            "then restart it",
         ),
         PG3_IS_LIKE_PG1,
     ),
     case(
         "settings-parity",
         of_pg2(settings=SETTINGS | {"max_connections": "500", "wal_level": "logical", "archive_mode": "on"}),
-        (WARNING, "pg2", "pg2 differs from pg1 in wal_level, archive_mode", COMPARE),
+        (
+            WARNING,
+            "pg2",
+            "pg2 differs from pg1 in wal_level, archive_mode",
+            "on pg2: ALTER SYSTEM SET wal_level = 'replica'; ALTER SYSTEM SET archive_mode = 'off'; "
+            "then restart it",
+        ),
         PG3_IS_LIKE_PG1,
     ),
     case(
@@ -52,7 +58,12 @@ SETTINGS_PARITY = [
             pg1=primary("pg1", "pg2", "pg3", synchronous_standby_names="pg3"),
             pg3=replica("pg3", synchronous_standby_names="pg3"),
         ),
-        (WARNING, "pg2", "pg2 differs from pg1 in synchronous_standby_names", COMPARE),
+        (
+            WARNING,
+            "pg2",
+            "pg2 differs from pg1 in synchronous_standby_names",
+            "on pg2: ALTER SYSTEM SET synchronous_standby_names = 'pg3'; SELECT pg_reload_conf();",
+        ),
         PG3_IS_LIKE_PG1,
     ),
     case("settings-parity", of_pg2(**CORE_ONLY), PG3_IS_LIKE_PG1),
