@@ -12,7 +12,10 @@ import itertools
 import json
 import os
 import pwd
+import queue
+import re
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -232,3 +235,117 @@ def _remembered(memory: Memory) -> dict[str, Any]:
         "said": [[at, int(status)] for at, status in memory.said.items()],
         "said_at": memory.said_at,
     }
+
+
+EVENTS_LIMIT_BYTES = 1024 * 1024
+EVENTS_QUEUE_MAX = 1000
+EVENT_BYTES_MAX = 8192
+Event = dict[str, Any]
+_SECRETS = re.compile(
+    r"((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)|(://[^/\s:@]+:)[^@\s]+(?=@)", re.IGNORECASE
+)
+
+
+def redacted(text: str) -> str:
+    """The text without what looks like a password in a connection string."""
+    return _SECRETS.sub(lambda m: f"{m[1] or m[3]}***", text)
+
+
+def events_path(cluster: str, directory: Path | None = None) -> Path:
+    """The events of a cluster, one JSON document a line; what was before stands in `.1`."""
+    return (state_directory() if directory is None else directory) / f"{cluster}.events.jsonl"
+
+
+class Background:
+    """Writes lines from a thread of its own: whoever leaves them is never held up, nor stopped by an error.
+
+    What cannot be written is lost, and counted in `lost`. `write` raises OSError where it cannot.
+    """
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self.lost = 0
+        self._write = write
+        self._queue: queue.Queue[str | None] = queue.Queue(EVENTS_QUEUE_MAX)
+        self._thread: threading.Thread | None = None
+
+    def leave(self, line: str) -> None:
+        """Leave a line to be written."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write_all, name="lines", daemon=True)
+            self._thread.start()
+        try:
+            self._queue.put_nowait(line)
+        except queue.Full:
+            self.lost += 1
+
+    def close(self, limit_s: float = LOCK_LIMIT_S) -> None:
+        """Wait until all is written, at most so long."""
+        if self._thread is not None:
+            with contextlib.suppress(queue.Full):
+                self._queue.put(None, timeout=limit_s)
+            self._thread.join(limit_s)
+            self._thread = None
+
+    def _write_all(self) -> None:
+        while (line := self._queue.get()) is not None:
+            try:
+                self._write(line)
+            except OSError:
+                self.lost += 1
+
+
+class EventLog:
+    """The events of one cluster on disk: neither a full disk nor a hanging one holds a failover up."""
+
+    def __init__(self, cluster: str, directory: Path | None = None) -> None:
+        self.path = events_path(cluster, directory)
+        self._lines = Background(self._write)
+
+    @property
+    def lost(self) -> int:
+        """How many events could not be written."""
+        return self._lines.lost
+
+    def append(self, event: Event) -> None:
+        """Leave an event to be written. `at` (Unix time) is added where it is missing."""
+        line = redacted(json.dumps({"at": time.time(), **event}, default=str))
+        self._lines.leave(line if len(line) <= EVENT_BYTES_MAX else _shortened(event))
+
+    def close(self) -> None:
+        """Wait until all is written, for a second at most."""
+        self._lines.close()
+
+    def _write(self, line: str) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with contextlib.suppress(FileNotFoundError):
+            if self.path.stat().st_size > EVENTS_LIMIT_BYTES:
+                self.path.replace(self.path.with_suffix(".1.jsonl"))
+        # One write, so that controllers side by side do not mix their lines.
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, f"{line}\n".encode())
+        finally:
+            os.close(descriptor)
+
+
+def _shortened(event: Event) -> str:
+    kept = {k: redacted(str(v))[:1000] for k, v in event.items() if k in ("id", "event", "message", "node")}
+    return json.dumps({"at": time.time(), **kept})
+
+
+def read_events(cluster: str, directory: Path | None = None) -> list[Event]:
+    """All events that are kept, oldest first. A line that cannot be read is left out."""
+    path = events_path(cluster, directory)
+    found: list[Event] = []
+    for file in (path.with_suffix(".1.jsonl"), path):
+        try:
+            with file.open("rb") as stream:
+                lines = stream.read(FILE_LIMIT_BYTES).splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            with contextlib.suppress(ValueError, RecursionError):
+                event = json.loads(line)
+                if isinstance(event, dict) and isinstance(event.get("at"), int | float):
+                    found.append(event)
+    return sorted(found, key=lambda e: float(e["at"]))

@@ -1,11 +1,13 @@
-"""`replctl demo`: everything in half a minute, by itself, leaving nothing behind."""
+"""`replctl demo`: a primary is lost before your eyes, and what that costs. Leaves nothing behind."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,14 +16,19 @@ import typer
 from replctl.cli.lab import YesOption, interruptible
 
 if TYPE_CHECKING:
-    from replctl.lab import LoadReport
+    from replctl.lab import Lab, LoadReport
+    from replctl.lab.ledger import Outage
 
-WATCH_S = 3
-_STATUS_TIMEOUT_S = 30
+STATUS_TIMEOUT_S = 30
+READY_LIMIT_S = 20.0
+FAILOVER_LIMIT_S = 30.0
+BEFORE_S = 1.5  # of writing before the primary is killed
+AFTER_S = 1.5
+STEPS = ("step", "done", "failover")
 
 
 def demo(_yes: YesOption = False) -> None:
-    """Build a cluster, write to it, watch it for three seconds, remove it. Nothing to answer.
+    """Build a cluster, write to it, kill its primary, fail over by itself, count the loss, remove it.
 
     Example: replctl demo
     """
@@ -40,39 +47,121 @@ def _run(base: Path) -> None:
     began_s = time.monotonic()
     with Lab.up(base / "lab", replicas=2, sync="ANY 1") as lab:
         typer.echo(f"PostgreSQL {lab.server_version}, ready in {time.monotonic() - began_s:.1f} s.")
-        typer.echo("An application writes a row every 20 ms.")
-        with Load(lab, ordinary=False) as load:
+        inventory = _with_fast_profile(lab, base)
+        environment = os.environ | {"REPLCTL_STATE_DIR": str(base / "state")}
+        with Load(lab, ordinary=False) as load, _controller(inventory, environment, base / "log") as log:
+            typer.echo("An application writes a row every 20 ms; `replctl failover --auto` watches.")
             load.wait_for_rows()
-            start_s = time.monotonic()
-            for frame in range(1, WATCH_S + 1):
-                time.sleep(max(0.0, start_s + frame - time.monotonic()))
-                typer.echo("")
-                sys.stdout.flush()
-                show_status(lab.inventory_path, state=base / "state")
+            log.wait_for("alive", READY_LIMIT_S)
+            time.sleep(BEFORE_S)
+            typer.echo("")
+            show_status(inventory, environment)
+            lost = lab.primary() or "pg1"
+            typer.echo(f"\nNow {lost} is killed: the postmaster and all its children, SIGKILL.")
+            lab.kill(lost)
+            log.wait_for("is the primary,", FAILOVER_LIMIT_S)
+            load.wait_for_rows()
+            time.sleep(AFTER_S)
             report = load.stop()
+            typer.echo("")
+            for line in log.lines(STEPS):
+                typer.echo(f"  {line}")
+            typer.echo("")
+            show_status(inventory, environment)
     typer.echo("")
-    typer.echo(_closing(report))
+    typer.echo(_closing(report, lost))
 
 
-def show_status(inventory_path: Path, *, state: Path) -> None:
-    """One status screen of the lab, as a user would ask for it; its history goes to `state`."""
+def _with_fast_profile(lab: Lab, base: Path) -> Path:
+    """The lab's inventory with the timings of `profile = "fast"`."""
+    from replctl.inventory import dump, load
+
+    document = load(lab.inventory_path).document()
+    document.setdefault("failover", {})["profile"] = "fast"
+    path = base / "inventory.toml"
+    path.write_text(dump(document))
+    path.chmod(0o644)
+    return path
+
+
+class _Log:
+    """What the controller has said so far."""
+
+    def __init__(self, path: Path, process: subprocess.Popen[bytes]) -> None:
+        self.path = path
+        self.process = process
+
+    def wait_for(self, words: str, limit_s: float) -> None:
+        """Wait until it has said this. Raises LabError with what it said last."""
+        import time
+
+        from replctl.errors import LabError
+
+        until_s = time.monotonic() + limit_s
+        while words not in self.path.read_text():
+            if time.monotonic() > until_s or self.process.poll() is not None:
+                said = self.path.read_text().splitlines()[-5:]
+                raise LabError("the controller did not act", why="; ".join(said) or "it said nothing")
+            time.sleep(0.02)
+
+    def lines(self, events: tuple[str, ...]) -> list[str]:
+        """The lines of these events, from the time of day on."""
+        found = [line.split(" ", 2) for line in self.path.read_text().splitlines()]
+        return [
+            f"{line[0][11:23]}  {line[2].partition(': ')[2]}"
+            for line in found
+            if len(line) == 3 and line[2].partition(":")[0] in events
+        ]
+
+
+@contextlib.contextmanager
+def _controller(inventory: Path, environment: dict[str, str], path: Path) -> Iterator[_Log]:
+    """`replctl failover --auto` beside us, ended at the end."""
+    with path.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "replctl", "failover", "--auto", "-i", str(inventory)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for us to pass on
+        )
+    try:
+        yield _Log(path, process)
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def show_status(inventory_path: Path, environment: dict[str, str]) -> None:
+    """One status screen of the lab, as a user would ask for it."""
+    sys.stdout.flush()
     subprocess.run(
         [sys.executable, "-m", "replctl", "status", "-i", str(inventory_path)],
-        env=os.environ | {"REPLCTL_STATE_DIR": str(state)},
+        env=environment,
         stdin=subprocess.DEVNULL,
-        timeout=_STATUS_TIMEOUT_S,
+        timeout=STATUS_TIMEOUT_S,
         check=False,
     )
 
 
-def _closing(report: LoadReport) -> str:
+def _closing(report: LoadReport, lost: str) -> str:
     """One sentence with what was measured."""
-    by = " and ".join(report.acknowledged_by)
-    lost = {None: "unknown whether any was lost", 0: "none of them lost"}.get(
-        report.rows_lost, f"{report.rows_lost} of them lost"
-    )
-    gap_s = report.longest_gap_s or 0.0
+    outage = max(report.outages, key=_length_s, default=None)
+    down = "no outage over 100 ms" if outage is None else f"{outage.length_s * 1000:.0f} ms without writes"
+    rows_lost = "an unknown number" if report.rows_lost is None else str(report.rows_lost)
     return (
-        f"In {report.took_s:.1f} s {by} acknowledged {report.rows_acknowledged} rows, {lost}, and never more "
-        f"than {gap_s * 1000:.0f} ms went by between two; the cluster is gone, and nothing of it is left."
+        f"{lost} was killed under load: {down}, {report.rows_acknowledged} rows acknowledged, "
+        f"{rows_lost} lost; "
+        f"{report.compared_with or 'nobody'} was promoted, because it had the most WAL of all replicas once "
+        "both were cut off from the old primary, and of equals the first by name. The cluster is gone, and "
+        "nothing of it is left."
     )
+
+
+def _length_s(outage: Outage) -> float:
+    return outage.length_s

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from replctl.errors import UsageError
 
 
 class Output(StrEnum):
@@ -74,6 +77,15 @@ TimeoutOption = Annotated[
     str | None, typer.Option("--timeout", help="Limit for the whole run, such as 10s.", show_default="10s")
 ]
 YesOption = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")]
+
+
+def confirmed(yes: bool, question: str, what: str) -> None:
+    """Ask on a terminal. Raises UsageError elsewhere without --yes, typer.Abort on a no."""
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError(f"{what} needs a confirmation", hint="--yes does it, --dry-run only shows it")
+    typer.confirm(question, abort=True)
 
 
 def chosen(output: Output, json: bool) -> Output:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from replctl.core.model import Cause
+from replctl.core.coverage import votes_of
+from replctl.core.model import Cause, NodeFacts
+from replctl.core.situation import is_cut
 from replctl.core.status import ClusterStatus, NodeState, NodeStatus
 
 
@@ -68,9 +70,31 @@ def _of_primary(status: ClusterStatus) -> Diagnosis | None:
                 newest,
             ),
         )
+    if (abandoned := _abandoned(status)) is not None:
+        return abandoned
     if not writable:
         return _without_primary(status)
     return None
+
+
+def _abandoned(status: ClusterStatus) -> Diagnosis | None:
+    """Replicas that were cut, while nobody holds the votes of a majority: whoever did it is gone."""
+    cut = [f.node for f in status.state.facts if is_cut(f) and _streamed_once(f)]
+    voted = status.state.voted
+    if not cut or voted is None or len(voted) >= votes_of(status.settings).majority:
+        return None
+    silent = [_not_answering(n) for n in status.nodes if not n.reachable]
+    evidence = (
+        *(f"{name} was cut from its upstream" for name in cut),
+        "no controller holds the votes of a majority",
+        *silent,
+    )
+    return Diagnosis(code=Code.CUT_ABANDONED, evidence=evidence)
+
+
+def _streamed_once(facts: NodeFacts) -> bool:
+    """Not a replica that is fed from an archive and was never given an upstream: a cut leaves its slot."""
+    return not facts.settings.get("restore_command") or facts.primary_slot_name is not None
 
 
 def _without_primary(status: ClusterStatus) -> Diagnosis:

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from replctl.core.marks import Marks
+
 FENCE_NAME = "replctl_fenced"
 """The member of synchronous_standby_names that nobody answers to: a primary that has it is fenced."""
 
@@ -126,6 +128,15 @@ class Archiver:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerSession:
+    """A connection of a running controller, as one node shows it. `since_at` None = the privilege lacks."""
+
+    host: str
+    pid: int
+    since_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFacts:
     """One node at one moment, from one round trip."""
 
@@ -152,6 +163,7 @@ class NodeFacts:
     replay_pause: str | None = None  # not paused | pause requested | paused
     apply_delay_s: float | None = None
     last_replayed_xact_age_s: float | None = None
+    receive_lsn_known: bool | None = None  # False after a restart: it may have flushed more than it shows
     receiver_processes: int | None = None  # walreceivers, also one that is starting; None = not to be seen
     checkpoint_timeline: int | None = (
         None  # of the control file: behind after a promotion, until a checkpoint
@@ -162,6 +174,8 @@ class NodeFacts:
     settings: dict[str, str] = field(default_factory=dict)
     archiver: Archiver | None = None
     conflicts: dict[str, int] = field(default_factory=dict)
+    controllers: tuple[ControllerSession, ...] = ()
+    state_table: bool = False  # replctl.state is there and may be read
     started_at: float | None = None  # pg_postmaster_start_time()
     clock_at: float | None = None  # clock_timestamp() of the node
     clock_skew_s: float | None = None  # node's clock minus ours, at the middle of the round trip
@@ -198,6 +212,8 @@ class ClusterState:
     observed_at_s: float = 0.0  # our monotonic clock
     took_s: float = 0.0
     cut_short: frozenset[str] = frozenset()  # nodes that the limit of the whole run left no time for
+    marks: Marks | None = None  # of replctl.state; None = no such table, or nobody asked
+    voted: frozenset[str] | None = None  # nodes whose vote somebody holds; None = nobody asked
 
     def __getitem__(self, name: str) -> Observation:
         for observation in self.nodes:

@@ -166,6 +166,7 @@ class ClusterSettings:
     failover: FailoverSettings = field(default_factory=FailoverSettings)
     replication: ReplicationSettings | None = None
     checks: CheckSettings = field(default_factory=CheckSettings)
+    fence_commands: frozenset[str] = frozenset()  # nodes that have one
 
     def node(self, name: str) -> NodeSpec:
         """The node of this name. Raises KeyError when the inventory has none."""

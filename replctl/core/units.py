@@ -8,6 +8,7 @@ https://www.postgresql.org/docs/current/config-setting.html#CONFIG-SETTING-NAMES
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
 SIZE_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40, "PiB": 1 << 50}
 TIME_UNITS = {"ms": 0.001, "s": 1, "min": 60, "h": 3600, "d": 86400}
@@ -117,6 +118,11 @@ def format_duration(seconds: float) -> str:
             tail = f" {left // part} {small}" if left // part else ""
             return f"{sign}{count} {big}{tail}"
     return f"{sign}{whole} s"
+
+
+def utc(unix_s: float) -> str:
+    """`2030-01-31 12:00:00 UTC`."""
+    return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def server_bytes(text: str | None) -> int | None:

@@ -10,17 +10,15 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from replctl.core.automation import Automation, Controller, automation
 from replctl.core.model import Lsn, Slot
 from replctl.core.report import Report
 from replctl.core.results import CheckResult
-from replctl.core.settings import ClusterSettings
 from replctl.core.status import NodeStatus
 from replctl.display.columns import version_text
 
 SCHEMA_VERSION = 1
 Document = dict[str, Any]
-
-NO_CONTROLLER = "no controller is running"
 
 
 def status_document(reports: Sequence[Report]) -> Document:
@@ -31,7 +29,7 @@ def status_document(reports: Sequence[Report]) -> Document:
 
 
 def _cluster(report: Report) -> Document:
-    status = report.status
+    status, now = report.status, automation(report.status)
     return {
         "cluster": status.settings.name,
         "system_identifier": status.system_identifier,
@@ -40,8 +38,8 @@ def _cluster(report: Report) -> Document:
         "verdict": report.verdict.name.lower(),
         "diagnosis": {"code": str(report.diagnosis.code), "evidence": list(report.diagnosis.evidence)},
         "primary": status.primary,
-        "automatic_failover": automatic_failover(status.settings),
-        "controllers": [],
+        "automatic_failover": automatic_failover(now),
+        "controllers": [_controller(found) for found in now.controllers],
         "witnesses": [{"name": w.name, "reachable": w.reachable} for w in status.witnesses],
         "sync": {
             "configured": status.sync.configured,
@@ -55,19 +53,21 @@ def _cluster(report: Report) -> Document:
     }
 
 
-def automatic_failover(settings: ClusterSettings) -> Document:
+def automatic_failover(now: Automation) -> Document:
     """What acts by itself on this cluster, and which losses that covers."""
-    if settings.manager == "patroni":
-        state, reason = "impossible", "Patroni manages this cluster"
-    else:
-        state, reason = "off", NO_CONTROLLER
     losses = ("process_death", "host_death", "partition")
+    covers = {loss: getattr(now.covers, loss) for loss in losses}
     return {
-        "state": state,
-        "until": None,
-        "reason": reason,
-        "covers": {loss: {"yes": False, "reason": reason} for loss in losses},
+        "state": str(now.state),
+        "until": None if now.until_at is None else iso_time(now.until_at),
+        "reason": now.reason,
+        "covers": {loss: {"yes": found.yes, "reason": found.reason} for loss, found in covers.items()},
     }
+
+
+def _controller(found: Controller) -> Document:
+    since = None if found.since_at is None else iso_time(found.since_at)
+    return {"host": found.host, "pid": found.pid, "node": found.node, "since": since}
 
 
 def node_document(node: NodeStatus) -> Document:

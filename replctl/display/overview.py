@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from replctl.core.automation import Automation, automation
 from replctl.core.diagnose import Code
 from replctl.core.report import Report
 from replctl.core.results import CheckResult, Status
 from replctl.core.status import NodeState, SyncStatus
 from replctl.core.units import format_duration
 from replctl.display.columns import Row
-from replctl.display.document import automatic_failover
 from replctl.display.style import (
     BOLD,
     CYAN,
@@ -99,9 +99,8 @@ def header(report: Report, medium: Medium) -> list[Line]:
         (Span(f"{answering} of {len(status.nodes)} nodes answer"),),
         (Span(f"at {clock(status.observed_at)} UTC, took {format_duration(status.took_s)}", DIM),),
     ]
-    failover = automatic_failover(status.settings)
     second: list[Line] = [
-        (Span(f"automatic failover {failover['state']} ({failover['reason']})"),),
+        (Span(automatic_failover_sentence(automation(status))),),
         (Span(sync_sentence(status.sync)),),
         (Span(f"system {_known(status.system_identifier)}", DIM),),
     ]
@@ -110,6 +109,12 @@ def header(report: Report, medium: Medium) -> list[Line]:
         answer = f"{', '.join(silent)} silent" if silent else "all answer"
         second.append((Span(f"witnesses: {answer}"),))
     return [*flowed(first, medium.width), *flowed(second, medium.width), *evidence(report, medium)]
+
+
+def automatic_failover_sentence(now: Automation) -> str:
+    """`automatic failover paused until 12:00:00 UTC (maintenance)`."""
+    until = "" if now.until_at is None else f" until {clock(now.until_at)} UTC"
+    return f"automatic failover {now.state}{until} ({now.reason})"
 
 
 def evidence(report: Report, medium: Medium) -> list[Line]:

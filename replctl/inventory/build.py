@@ -72,6 +72,11 @@ def _inventory(s: Sections, path: Path, env: Mapping[str, str], warnings: tuple[
         failover=_failover(s),
         replication=_replication(replication),
         checks=_checks(s.tables["checks",]),
+        fence_commands=frozenset(
+            spec.name
+            for spec, row in zip(nodes, s.nodes, strict=True)
+            if _commands(row.below["commands"], spec).fence is not None
+        ),
     )
     connection = s.tables["connection",]
     return Inventory(

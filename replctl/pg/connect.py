@@ -36,13 +36,23 @@ class NodeError(Exception):
         self.message = message
 
 
-async def connect(connection: Connection, *, timeout_s: float | None = None) -> AsyncConnection[DictRow]:
+async def connect(
+    connection: Connection,
+    *,
+    timeout_s: float | None = None,
+    application_name: str = APPLICATION_NAME,
+    replication: bool = False,
+) -> AsyncConnection[DictRow]:
     """Open one autocommit connection within `timeout_s` (default: the inventory's connect_timeout_s).
+
+    With `replication`, one that takes IDENTIFY_SYSTEM and its kin beside SQL, by the simple protocol.
 
     Raises NodeError with its cause.
     """
     limit_s = connection.connect_timeout_s if timeout_s is None else timeout_s
     parameters: dict[str, Any] = dict(connection.parameters())
+    if replication:
+        parameters["replication"] = "database"
     if connection.password_command is not None:
         # Before the limit begins, which is the server's: a slow command is not a silent server.
         try:
@@ -58,7 +68,7 @@ async def connect(connection: Connection, *, timeout_s: float | None = None) -> 
                 parameters |= {"host": ",".join([host] * len(found)), "hostaddr": ",".join(found)}
             return await AsyncConnection.connect(
                 **parameters,
-                application_name=APPLICATION_NAME,
+                application_name=application_name,
                 # The asyncio limit above is the real one; without it psycopg waits 130 s.
                 connect_timeout=max(2, round(limit_s + 1)),
                 autocommit=True,

@@ -8,12 +8,13 @@ from typing import Any
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
-from replctl.core.model import Archiver, Lsn, NodeFacts, Receiver, Sender, Slot
+from replctl.core.model import Archiver, ControllerSession, Lsn, NodeFacts, Receiver, Sender, Slot
 from replctl.pg.queries import capabilities
 
 Row = dict[str, Any]
 
 _TIME_UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_CONTROLLER = re.compile(r"replctl controller (\S+) (\d{1,10})")
 _AMOUNT = re.compile(r"(-?\d+(?:\.\d+)?)\s*([a-z]*)")
 
 
@@ -57,6 +58,7 @@ def node_facts(
         replay_pause=row["replay_pause"],
         apply_delay_s=_setting_s(settings.get("recovery_min_apply_delay")) if in_recovery else None,
         last_replayed_xact_age_s=row["last_replayed_xact_age_s"],
+        receive_lsn_known=row["receive_lsn_known"],
         receiver_processes=processes.get("receivers"),
         checkpoint_timeline=row["checkpoint_timeline"],
         startup_wait_event=processes.get("startup_wait_event"),
@@ -65,6 +67,8 @@ def node_facts(
         settings=settings,
         archiver=_archiver(row["archiver"], settings),
         conflicts={k: int(v) for k, v in (row["conflicts"] or {}).items() if v is not None},
+        controllers=tuple(filter(None, map(_controller, row["controllers"] or ()))),
+        state_table=row["state_table"],
         started_at=row["started_at"],
         clock_at=clock_at,
         clock_skew_s=clock_at - asked_at,
@@ -147,6 +151,12 @@ def _sender(item: Row) -> Sender:
 
 def _slot(item: Row) -> Slot:
     return Slot(**{**item, "restart_lsn": _lsn(item["restart_lsn"]), "synced": bool(item.get("synced"))})
+
+
+def _controller(item: Row) -> ControllerSession | None:
+    """`replctl controller HOST PID`; another program may use that beginning for itself."""
+    match = _CONTROLLER.fullmatch(item["name"])
+    return match and ControllerSession(host=match[1], pid=int(match[2]), since_at=item["since_at"])
 
 
 def _archiver(item: Row | None, settings: dict[str, str]) -> Archiver | None:

@@ -233,6 +233,12 @@ def _state_table(user: str, right: str) -> tuple[str, ...]:
     )
 
 
+def state_table(name: str) -> tuple[str, ...]:
+    """What the table of common marks takes, by itself: the table, and the operator's rights on it."""
+    user = _identifier(name)
+    return (*_state_table(user, "SELECT, INSERT, UPDATE, DELETE"),)
+
+
 def _execute(function: str, user: str) -> str:
     return f"GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {user}"
 

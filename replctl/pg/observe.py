@@ -16,17 +16,20 @@ import contextlib
 import math
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
 from replctl.core.model import Cause, ClusterState, NodeFacts, Observation, Unreachable
+from replctl.core.situation import is_cut
 from replctl.core.topology import current_primary, is_fenced
 from replctl.inventory import Connection, Inventory
 from replctl.pg.connect import NodeError, classify, close, connect, query
 from replctl.pg.facts import node_facts
+from replctl.pg.locks import holders_text
+from replctl.pg.marks import read_marks
 from replctl.pg.queries import BEAT, CORE, FIRST_SUPPORTED, SAMPLE, server_version
 
 PRIMARIES_SHARE = 0.25  # of the time for a whole look
@@ -35,6 +38,8 @@ HELD_UP_S = 0.2  # how much older than the primary's a replica's sample may be
 # SQLSTATE classes: what is not permitted or does not exist (42), and what a service does not support (0A).
 # Anything else passes, such as a promotion in the middle of the query.
 _FORBIDDEN = ("42", "0A")
+MARKS_LIMIT_S = 1.0
+MARKS_ASKED_MAX = 2  # nodes; one that has the table and does not tell is no reason to ask them all
 
 
 class NodeProbe:
@@ -157,8 +162,8 @@ class Observer:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def observe(self, *, limit_s: float | None = None) -> ClusterState:
-        """One look at everything.
+    async def observe(self, *, limit_s: float | None = None, with_marks: bool = True) -> ClusterState:
+        """One look at everything; `with_marks` also at what is kept in the cluster for every controller.
 
         Takes at most the longest connect_timeout_s plus two query_timeout_s of the nodes, and at most
         `limit_s`: a node that has not answered by then is reported so, and named in `cut_short`.
@@ -179,6 +184,9 @@ class Observer:
             took_s=time.monotonic() - started_s,
             cut_short=cut_short,
         )
+        if with_marks:
+            left_s = math.inf if limit_s is None else limit_s - state.took_s
+            state = await with_common_state(self.inventory, self.probes, state, left_s)
         await self._beat_if_due(state, math.inf if limit_s is None else limit_s - state.took_s)
         return state
 
@@ -282,6 +290,45 @@ class Observer:
             attempt.cancel()
         await asyncio.gather(*attempts, return_exceptions=True)
         await asyncio.gather(*(probe.close() for probe in self.probes.values()))
+
+
+async def with_common_state(
+    inventory: Inventory, probes: dict[str, NodeProbe], state: ClusterState, limit_s: float
+) -> ClusterState:
+    """The state with the marks of replctl.state; where a replica looks cut, also with who holds votes."""
+    if any(is_cut(f) for f in state.facts):
+        state = replace(state, voted=await _voted(inventory, probes, limit_s))
+    keepers = [f for f in state.facts if f.state_table]
+    primary = current_primary(state)
+    # The primary has the newest; without it, the replica that has replayed most.
+    keepers.sort(key=lambda f: (f is not primary, -(f.replayed_lsn or 0)))
+    for facts in keepers[:MARKS_ASKED_MAX]:
+        connection = probes[facts.node].connection
+        if connection is not None and (marks := await read_marks(connection, limit_s)) is not None:
+            return replace(state, marks=marks)
+    return state
+
+
+async def _voted(inventory: Inventory, probes: dict[str, NodeProbe], limit_s: float) -> frozenset[str] | None:
+    """The voters whose vote somebody holds; None where none of them tells."""
+
+    async def ask(probe: NodeProbe) -> bool | None:
+        if probe.connection is None:
+            return None
+        try:
+            held = await query(
+                probe.connection,
+                holders_text(inventory, probe.connection.info.server_version),
+                timeout_s=max(0.1, min(limit_s, MARKS_LIMIT_S)),
+            )
+        except (NodeError, psycopg.Error):
+            return None
+        return bool(held)
+
+    answers = dict(zip(probes, await asyncio.gather(*map(ask, probes.values())), strict=True))
+    if all(answer is None for answer in answers.values()):
+        return None
+    return frozenset(name for name, answer in answers.items() if answer)
 
 
 class _ReplicasFirst:

@@ -83,6 +83,11 @@ SETTINGS = (
 )
 
 _BYTES = "pg_wal_lsn_diff({}, '0/0')::bigint"
+# Whether it can be read. Not to_regclass(): it raises where the role may not use the schema.
+_STATE_TABLE = """EXISTS (
+    SELECT FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace
+    WHERE n.nspname = 'replctl' AND t.relname = 'state'
+      AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(t.oid, 'SELECT'))"""
 
 
 def _sample(slot_columns: str, conflict_columns: str) -> str:
@@ -122,6 +127,7 @@ SELECT
   {_BYTES.format("wal.flushed")} AS flush_lsn,
   {_BYTES.format("wal.received")} AS received_lsn,
   {_BYTES.format("wal.replayed")} AS replayed_lsn,
+  CASE WHEN me.replica THEN pg_last_wal_receive_lsn() IS NOT NULL END AS receive_lsn_known,
   CASE WHEN me.replica THEN pg_get_wal_replay_pause_state() END AS replay_pause,
   CASE WHEN me.replica THEN
     extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8
@@ -165,6 +171,10 @@ SELECT
       'last_archived_age_s', extract(epoch FROM clock_timestamp() - a.last_archived_time),
       'last_failed_age_s', extract(epoch FROM clock_timestamp() - a.last_failed_time))
    FROM pg_stat_archiver a) AS archiver,
+  (SELECT json_agg(json_build_object('name', c.application_name,
+      'since_at', extract(epoch FROM c.backend_start)))
+   FROM pg_stat_activity c WHERE c.application_name LIKE 'replctl controller %') AS controllers,
+  {_STATE_TABLE} AS state_table,
   CASE WHEN me.replica THEN (SELECT json_build_object(
       'tablespace', sum(confl_tablespace), 'lock', sum(confl_lock), 'snapshot', sum(confl_snapshot),
       'bufferpin', sum(confl_bufferpin), 'deadlock', sum(confl_deadlock){conflict_columns})
@@ -207,10 +217,11 @@ SELECT pg_is_in_recovery() AS in_recovery, host(inet_server_addr()) AS address,
   CASE WHEN pg_is_in_recovery() THEN
     {_BYTES.format("greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())")} END AS received_lsn,
   CASE WHEN pg_is_in_recovery() THEN {_BYTES.format("pg_last_wal_replay_lsn()")} END AS replayed_lsn,
+  NULL::boolean AS receive_lsn_known,
   NULL AS replay_pause, NULL::float8 AS last_replayed_xact_age_s, NULL AS primary_conninfo,
   NULL AS primary_slot_name, NULL AS synchronous_standby_names, NULL::json AS recovery_processes,
   NULL::json AS receiver, NULL::json AS senders, NULL::json AS slots, NULL::json AS archiver,
-  NULL::json AS conflicts, NULL::json AS settings,
+  NULL::json AS conflicts, NULL::json AS settings, NULL::json AS controllers, false AS state_table,
   extract(epoch FROM pg_postmaster_start_time())::float8 AS started_at,
   extract(epoch FROM clock_timestamp())::float8 AS clock_at
 """
@@ -235,6 +246,9 @@ https://www.postgresql.org/docs/current/functions-admin.html#PG-LOGICAL-EMIT-MES
 REPLAYED = Query("replayed", {14: f"SELECT {_BYTES.format('pg_last_wal_replay_lsn()')} AS replayed_lsn"})
 """How far one replica has replayed, for `--probe`."""
 
+MARKS = Query("marks", {14: "SELECT key, value FROM replctl.state"})
+"""What must hold for every controller."""
+
 PLACE = Query(
     "place",
     {
@@ -252,7 +266,7 @@ SELECT current_setting('port')::int AS port,
 READY = Query(
     "ready",
     {
-        14: """
+        14: f"""
 SELECT current_user::text AS role, pg_backend_pid() AS backend_pid,
   EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE n.nspname = 'replctl' AND c.relname = 'state') AS state_table,
@@ -280,7 +294,46 @@ FROM pg_file_settings WHERE error IS NOT NULL AND name IS NULL
 https://www.postgresql.org/docs/current/view-pg-file-settings.html
 """
 
-QUERIES = (SAMPLE, CORE, BEAT, REPLAYED, PLACE, READY, CONFIG_ERRORS)
+VOTE = Query(
+    "vote",
+    {
+        14: """
+SELECT pg_backend_pid() AS pid, EXISTS (
+  SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = {0} AND objid = {1} AND objsubid = 2
+    AND pid = pg_backend_pid() AND granted) AS held
+"""
+    },
+)
+"""Whether this backend holds the vote. {0} and {1} are the lock's keys, as unsigned numbers."""
+
+HOLDERS = Query(
+    "holders",
+    {
+        14: """
+SELECT l.pid, a.application_name, host(a.client_addr) AS address,
+  extract(epoch FROM a.backend_start)::float8 AS since_at
+FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+WHERE l.locktype = 'advisory' AND l.classid = {0} AND l.objid = {1} AND l.objsubid = 2 AND l.granted
+"""
+    },
+)
+"""Who holds the vote of this server."""
+
+CUT_STATE = Query(
+    "cut_state",
+    {
+        14: """
+SELECT current_setting('primary_conninfo') = '' AS no_upstream,
+  (SELECT count(*) FROM pg_stat_wal_receiver) AS receivers_shown,
+  count(*) FILTER (WHERE backend_type = 'walreceiver') AS receivers,
+  max(wait_event) FILTER (WHERE backend_type = 'startup') AS startup_wait_event
+FROM pg_stat_activity WHERE backend_type IN ('startup', 'walreceiver')
+"""
+    },
+)
+"""Whether a replica is really disconnected: the view alone hides a receiver that is starting."""
+
+QUERIES = (SAMPLE, CORE, BEAT, REPLAYED, MARKS, PLACE, READY, CONFIG_ERRORS)
 
 
 def rights_query(tests: tuple[str, ...]) -> str:

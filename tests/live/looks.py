@@ -73,9 +73,9 @@ class Looks:
         self._runner.run(self.observer.close())
         self._runner.close()
 
-    def look(self, limit_s: float | None = None) -> ClusterState:
+    def look(self, limit_s: float | None = None, *, with_marks: bool = True) -> ClusterState:
         """The next look."""
-        return self._runner.run(self.observer.observe(limit_s=limit_s))
+        return self._runner.run(self.observer.observe(limit_s=limit_s, with_marks=with_marks))
 
     def status(self, limit_s: float | None = None) -> ClusterStatus:
         """The next look, interpreted."""

@@ -6,7 +6,7 @@ import re
 
 from replctl.display.document import iso_time, node_rows, status_document
 from tests.support import ROOT
-from tests.unit.builders import NOW, SYSTEM_IDENTIFIER, settings
+from tests.unit.builders import NOW, SYSTEM_IDENTIFIER, assessed, settings, trio
 from tests.unit.golden import healthy_report, troubled_report
 
 NODE_KEYS = [
@@ -174,9 +174,12 @@ def test_problems_come_worst_first_with_their_hints():
 
 
 def test_automatic_failover_is_impossible_where_patroni_manages():
+    from replctl.core.automation import automation
     from replctl.display.document import automatic_failover
 
-    assert automatic_failover(settings(manager="patroni"))["state"] == "impossible"
+    found = automatic_failover(automation(assessed(*trio(), inventory=settings(manager="patroni"))))
+
+    assert (found["state"], found["reason"]) == ("impossible", "patroni manages this cluster")
 
 
 def test_several_clusters_stand_in_a_list_without_versions_of_their_own():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from replctl.core.automation import State, automation
 from replctl.core.checks.registry import Context, behind, check
 from replctl.core.model import Cause
 from replctl.core.results import CheckResult, Status
 from replctl.core.status import NodeState, NodeStatus, Role
 from replctl.core.topology import sender_for
-from replctl.core.units import format_bytes
+from replctl.core.units import format_bytes, utc
 
 
 @check(
@@ -97,13 +98,25 @@ def _may_be_well(ctx: Context, node: NodeStatus) -> bool:
     help="Who fails over when the primary is lost.",
     hint="replctl doctor",
     meaning="Whether anything acts by itself when the primary is lost. Where the inventory names another "
-    "manager, that is left to it. `replctl doctor` says what a failover needs and what it would "
-    "cover.",
+    "manager, that is left to it; no controller at all is a choice, and OK. It is a warning when automatic "
+    "failover is paused, blocked after a failover until `replctl ack`, or impossible while a controller "
+    "runs. `replctl doctor` says what a failover needs and what it would cover.",
 )
 def _automatic_failover(ctx: Context) -> Iterator[CheckResult]:
     manager = ctx.status.settings.manager
-    said = f"left to {manager}" if manager != "replctl" else "off: no controller runs"
-    yield ctx.result(Status.OK, f"automatic failover is {said}")
+    now = automation(ctx.status)
+    said = f"automatic failover is {now.state}"
+    until = "" if now.until_at is None else f" until {utc(now.until_at)}"
+    if manager != "replctl":
+        yield ctx.result(Status.OK, f"automatic failover is left to {manager}")
+    elif now.state is State.PAUSED:
+        yield ctx.result(Status.WARNING, f"{said}{until}: {now.reason}", hint="replctl resume")
+    elif now.state is State.BLOCKED:
+        yield ctx.result(Status.WARNING, f"{said}{until}: {now.reason}", hint="replctl ack")
+    elif now.state is State.IMPOSSIBLE and now.controllers:
+        yield ctx.result(Status.WARNING, f"a controller runs, but {said}: {now.reason}")
+    else:
+        yield ctx.result(Status.OK, f"{said}: {now.reason}")
 
 
 @check(

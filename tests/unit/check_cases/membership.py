@@ -87,7 +87,7 @@ PRIMARY = [
 ]
 
 AUTOMATIC_FAILOVER = [
-    case("automatic-failover", trio(), ok(None, "automatic failover is off: no controller runs")),
+    case("automatic-failover", trio(), ok(None, "automatic failover is off: no controller is running")),
     case(
         "automatic-failover",
         trio(),

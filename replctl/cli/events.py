@@ -1,0 +1,90 @@
+"""`replctl events`: what happened, as it was written down on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from replctl.cli.options import ClusterOption, InventoryOption, JsonOption, Output, OutputOption, chosen
+from replctl.errors import ReplctlError, UsageError
+
+STEPS = ("step", "step_failed")
+
+
+def events(
+    run: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="One failover, step by step; `last` is the newest.")
+    ] = None,
+    inventory: InventoryOption = None,
+    cluster: ClusterOption = None,
+    last: Annotated[int, typer.Option("--last", min=1, help="So many events at most.")] = 50,
+    output: OutputOption = Output.TABLE,
+    json: JsonOption = False,
+) -> int:
+    """Show what happened, the newest last: changes that controllers saw, and failovers by their ID.
+
+    Each machine keeps what ran on it. Nothing is decided from it.
+
+    Example: replctl events last
+    """
+    from replctl.display.rows import rows_text
+    from replctl.inventory import load_all
+    from replctl.journal import events_path, read_events
+
+    form = chosen(output, json)
+    documents = []
+    for one in load_all(inventory, cluster=cluster):
+        name = one.settings.name
+        found = [_row(event) for event in read_events(name)]
+        if run is not None:
+            found = _of_run(found, run, str(events_path(name)))
+        else:
+            found = [row for row in found if row["event"] not in STEPS][-last:]
+        documents.append({"schema_version": 1, "cluster": name, "events": found})
+    columns = ("at", "id", "event", "node", "took_s", "message")
+    if len(documents) > 1 and form in (Output.JSON, Output.YAML):
+        from replctl.display.serialize import to_json, to_yaml
+
+        whole = {"schema_version": 1, "clusters": documents}
+        typer.echo(to_json(whole) if form is Output.JSON else to_yaml(whole))
+        return 0
+    for document in documents:
+        if len(documents) > 1:
+            typer.echo(f"{document['cluster']}:")
+        text = rows_text(document, "events", form.value, columns, name="id")
+        typer.echo(text, nl=bool(text))
+    return 0
+
+
+def _row(event: dict[str, Any]) -> dict[str, Any]:
+    from replctl.display.document import iso_time
+
+    took_s = event.get("took_s")
+    return {
+        "at": iso_time(float(event["at"])),
+        "id": _text(event.get("id")),
+        "event": _text(event.get("event")) or "unknown",
+        "node": _text(event.get("node")),
+        "took_s": float(took_s) if isinstance(took_s, int | float) else None,
+        "message": _text(event.get("message")) or "",
+        "by": _text(event.get("by")),
+    }
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _of_run(rows: list[dict[str, Any]], wanted: str, path: str) -> list[dict[str, Any]]:
+    """The rows of one failover; its ID may be shortened as long as it is unique."""
+    ids = list(dict.fromkeys(row["id"] for row in rows if row["id"]))
+    if not ids:
+        raise ReplctlError("no failover has been written down on this machine", why=f"in {path}")
+    matching = [ids[-1]] if wanted == "last" else [i for i in ids if i.startswith(wanted)]
+    if wanted in matching:
+        matching = [wanted]
+    if len(matching) != 1:
+        what = "no event" if not matching else f"{len(matching)} failovers"
+        raise UsageError(f"{what} with ID {wanted!r}", hint=f"the last ones: {', '.join(ids[-5:])}")
+    return [row for row in rows if row["id"] == matching[0]]

@@ -1,0 +1,414 @@
+"""The controller: watches a primary, decides, acts. What `replctl failover --auto` runs.
+
+It remembers nothing that safety needs: what must hold for every controller is in the cluster itself, and
+a controller that is started again sees what there is to do. Any number may run side by side; votes see to
+it that one acts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass, field
+
+from replctl.controller.incident import Incident, Log, reason_of
+from replctl.controller.run import carry_out
+from replctl.controller.upkeep import (
+    Patience,
+    block_mark,
+    stale_primaries,
+    sync_restorable,
+    sync_short,
+    unfinished,
+)
+from replctl.core.coverage import coverage, votes_of
+from replctl.core.detector import Detector, Finding, Tick, Verdict, Word, advance
+from replctl.core.lag import LagHistory
+from replctl.core.marks import Marks
+from replctl.core.model import Lsn, NodeFacts
+from replctl.core.outcome import Ending, Outcome
+from replctl.core.plan import Plan
+from replctl.core.report import Report, report
+from replctl.core.situation import Request, Vote, lost_primary
+from replctl.core.status import SyncStatus
+from replctl.core.steps import ProveSilence
+from replctl.errors import ReplctlError
+from replctl.inventory import Inventory
+from replctl.pg.act import Hands
+from replctl.pg.locks import Ballot
+from replctl.pg.marks import write_mark
+from replctl.pg.observe import Observer
+from replctl.pg.watch import PrimaryWatch
+from replctl.pg.world import Servers
+
+LOOK_EVERY_S = 2.0  # while all is well; under suspicion with every probe
+RETRY_S = 1.0  # after a refusal; twice as long after each run that was begun and stopped
+RETRY_MAX_S = 60.0  # a living replica is made to reconnect at most this often
+FINISH_APART_S = 30.0
+UNCLEAR_LIMIT_S = 5.0  # what `once` adds to its window for a primary of which nothing is known
+
+
+@dataclass
+class Controller:
+    """One controller for one cluster. `once` = end with the first decision."""
+
+    inventory: Inventory
+    log: Log
+    history: LagHistory
+    once: bool = False
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    detector: Detector = field(default_factory=Detector, init=False)
+    primary: str | None = field(default=None, init=False)
+    verdict: Verdict | None = field(default=None, init=False)
+    outcome: Outcome | None = field(default=None, init=False)  # of the last failover that was tried
+    objection: str | None = field(default=None, init=False)  # why the last one was not tried
+    _acting: bool = field(default=False, init=False)
+    _said: dict[str, str] = field(default_factory=dict, init=False)
+    _sync: SyncStatus = field(default_factory=SyncStatus, init=False)
+    _received: dict[str, Lsn] = field(default_factory=dict, init=False)
+    _patience: Patience = field(default_factory=Patience, init=False)
+    _not_before_s: dict[str, float] = field(default_factory=dict, init=False)
+    _stopped: int = field(default=0, init=False)  # runs in a row that were begun and stopped
+
+    async def run(self) -> None:
+        """Watch until told to stop; with `once`, until there is a decision.
+
+        Told to stop in the midst of a failover, it is undone before the promotion, finished after it.
+        """
+        watching = asyncio.create_task(self._watch())
+        told = asyncio.create_task(self.stopping.wait())
+        try:
+            await asyncio.wait({watching, told}, return_when=asyncio.FIRST_COMPLETED)
+            if not watching.done() and not self._acting:
+                watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+        finally:
+            told.cancel()
+            if not watching.done():
+                watching.cancel()
+
+    async def _watch(self) -> None:
+        ballot = Ballot(self.inventory, votes_of(self.inventory.settings).voters, kind="controller")
+        watch = PrimaryWatch(self.inventory)
+        async with Observer(self.inventory) as observer:
+            try:
+                await self._turns(observer, ballot, watch)
+            finally:
+                await watch.close()
+                await ballot.release()
+
+    async def _turns(self, observer: Observer, ballot: Ballot, watch: PrimaryWatch) -> None:
+        settings = self.inventory.settings.failover
+        seen, looked_s = await self._look(observer, ballot), time.monotonic()
+        began_s = looked_s
+        self._introduce(seen)
+        while not self.stopping.is_set():
+            word_wanted = asyncio.create_task(self._word(watch))
+            try:
+                if self.detector.failures or time.monotonic() - looked_s >= LOOK_EVERY_S:
+                    seen, looked_s = await self._look(observer, ballot), time.monotonic()
+                finding = self._judge(await word_wanted, seen)
+            finally:
+                word_wanted.cancel()
+            if finding.verdict in (Verdict.DEAD, Verdict.SILENT):
+                acted = await self._fail_over(observer, ballot, finding, seen)
+            else:
+                acted = await self._upkeep(observer, ballot, finding, seen)
+            if acted:
+                looked_s = 0.0
+            decided = acted or finding.verdict in (Verdict.ALIVE, Verdict.VETOED, Verdict.ISOLATED)
+            if self.once and (decided or time.monotonic() - began_s > self._window_s):
+                return
+            pause_s = settings.burst_interval_s if self.detector.failures else settings.interval_s
+            await watch.wait(pause_s, self.stopping)
+
+    @property
+    def _window_s(self) -> float:
+        """How long `once` waits for a decision: until every grace is over and the failures are counted."""
+        timings = self.inventory.settings.failover
+        confirming_s = (timings.failures + 1) * (timings.probe_timeout_s * 2 + timings.interval_s)
+        return timings.restart_grace_s + timings.stop_grace_s + confirming_s + UNCLEAR_LIMIT_S
+
+    async def _look(self, observer: Observer, ballot: Ballot) -> Report:
+        """Observe, interpret, and remember who the primary is and how far everybody was."""
+        # A silent node holds nobody up for longer than a probe may take.
+        state = await observer.observe(limit_s=self.inventory.settings.failover.probe_timeout_s)
+        seen = report(state, self.inventory.settings, self.history)
+        self.history = seen.status.history
+        if seen.status.primary is not None and seen.status.primary != self.primary:
+            self._tell("primary", f"the primary is {seen.status.primary}", node=seen.status.primary)
+            self.primary = seen.status.primary
+            self.detector = Detector()
+        elif self.primary is None:
+            self.primary = lost_primary(state, self.inventory.settings)
+        if seen.status.sync.configured is not None and seen.status.primary == self.primary:
+            self._sync = seen.status.sync  # what the primary had when it was last seen
+        self._received |= {f.node: f.received_lsn for f in state.facts if f.received_lsn is not None}
+        self._tell_once("diagnosis", f"{seen.diagnosis.code}: {'; '.join(seen.diagnosis.evidence)}")
+        self._tell_marks(state.marks)
+        if not self.detector.failures:
+            answering = {f.node for f in state.facts} | {
+                w.node for w in state.witnesses if isinstance(w, NodeFacts)
+            }
+            await ballot.open(frozenset(ballot.voters) - answering)
+        return seen
+
+    async def _word(self, watch: PrimaryWatch) -> Word:
+        """What one probe on a new connection comes back with."""
+        return Word.UNCLEAR if self.primary is None else await watch.probe(self.primary)
+
+    def _judge(self, word: Word, seen: Report) -> Finding:
+        """What the detector makes of a probe and of what the others see."""
+        if self.primary is None:
+            finding = Finding(Verdict.SUSPECT, "it is not known which node is the primary")
+        else:
+            tick = self._tick(word, seen)
+            self.detector, finding = advance(self.detector, tick, self.inventory.settings.failover)
+        self.verdict = finding.verdict
+        self._tell_once("verdict", f"{finding.verdict}: {finding.evidence}")
+        return finding
+
+    def _tick(self, word: Word, seen: Report) -> Tick:
+        status = seen.status
+        reached = [n.name for n in status.nodes if n.reachable]
+        reached += [w.name for w in status.witnesses if w.reachable]
+        followers = [
+            n for n in status.replicas if n.upstream == self.primary and n.facts and n.facts.receiver
+        ]
+        first_s = self.detector.first_failure_s
+        since_s = time.monotonic() - first_s if first_s is not None else 0.0
+        return Tick(
+            at_s=time.monotonic(),
+            word=word,
+            streaming=tuple(n.name for n in followers if _heard_within(n.facts, since_s)),
+            connected=tuple(n.name for n in followers),
+            voters_reached=len(reached),
+            majority=votes_of(self.inventory.settings).majority,
+        )
+
+    async def _fail_over(self, observer: Observer, ballot: Ballot, finding: Finding, seen: Report) -> bool:
+        """Decide once more from everything, then do it. Whether there was a decision."""
+        kind = "silent" if finding.verdict is Verdict.SILENT else "dead"
+        if time.monotonic() < self._not_before_s.get(kind, 0.0):
+            return False
+        self.objection = self._objection(seen)
+        if self.objection is not None:
+            self._tell_once("refused", f"automatic failover is not done: {self.objection}")
+            self._not_before_s[kind] = time.monotonic() + RETRY_S
+            return True
+        request = Request(lost=self.primary, automatic=True)
+        outcome = await self._carry_out(observer, ballot, request, finding.evidence)
+        if outcome.ending is Ending.DONE:
+            self._stopped = 0
+        elif outcome.ending is not Ending.NOTHING:
+            # Refused before it began, it costs nothing to look again; begun and stopped, it does.
+            self._stopped += bool(outcome.results)
+            proof_failed = any(isinstance(r.step, ProveSilence) and r.error for r in outcome.results)
+            pause_s = RETRY_MAX_S if proof_failed else min(RETRY_MAX_S, RETRY_S * 2**self._stopped)
+            self._not_before_s[kind] = time.monotonic() + pause_s
+        return True
+
+    async def _carry_out(
+        self, observer: Observer, ballot: Ballot, request: Request, why: str | None
+    ) -> Outcome:
+        """Run the plan that the situation calls for, and tell of it."""
+        incident = Incident(
+            self.inventory, self.log, request.lost, automatic=True, since_s=self.detector.first_failure_s
+        )
+        world = Servers(
+            self.inventory,
+            observer,
+            request,
+            self.history,
+            ballot,
+            word=self.detector.last_word if request.lost == self.primary else None,
+            sync_seen=self._sync.configured,
+            last_known_lsns=dict(self._received),
+            before=incident.before,
+            block=block_mark(request.lost, self.inventory.settings.failover.block_s),
+            halt=self.stopping,
+        )
+
+        async def go_on(plan: Plan) -> bool:
+            incident.begin(plan, why)
+            return True
+
+        self._acting = True
+        try:
+            outcome = await carry_out(world, incident.step, go_on)
+            if world.block_problem is not None:
+                incident.tell(
+                    "block_failed", f"the next automatic failover is not blocked: {world.block_problem}"
+                )
+            await self._after(outcome, incident)
+            await ballot.give_back()
+        finally:
+            await world.hang_up()
+            self._acting = False
+        return outcome
+
+    async def _after(self, outcome: Outcome, incident: Incident) -> None:
+        """Say how it ended, run the hooks."""
+        self.outcome = outcome
+        if outcome.promoted is not None and outcome.promoted != self.primary:
+            self.primary, self.detector = outcome.promoted, Detector()
+        sentence = f"{outcome.ending}: {reason_of(outcome)}"
+        refused_anew = outcome.ending is Ending.REFUSED and self._said.get("ended") != sentence
+        if incident.begun or refused_anew:  # a refusal once for each reason: it is tried again and again
+            self._said["ended"] = sentence
+            await incident.end(outcome)
+
+    def _objection(self, seen: Report) -> str | None:
+        """Pause, block, or an inventory that allows no automatic failover."""
+        settings = self.inventory.settings
+        impossible = coverage(settings, self._sync, settings.fence_commands).impossible
+        if impossible is not None:
+            return impossible
+        marks = seen.status.state.marks
+        if marks is None:
+            kept = [f.node for f in seen.status.state.facts if f.state_table]
+            return f"replctl.state of {', '.join(kept)} could not be read" if kept else None
+        return marks.objection(time.time())
+
+    async def _upkeep(self, observer: Observer, ballot: Ballot, finding: Finding, seen: Report) -> bool:
+        """While the primary answers: fence stale ones, finish what was left, mind sync. Whether it acted."""
+        acted = False
+        if self.inventory.settings.manager != "replctl":
+            return acted
+        for node in stale_primaries(seen):
+            acted = await self._fence(ballot, node) or acted
+        if (
+            finding.verdict is not Verdict.ALIVE
+            or self.primary is None
+            or seen.status.primary != self.primary
+        ):
+            return acted
+        state, now_s = seen.status.state, time.monotonic()
+        left = unfinished(state, self.inventory.settings, self.primary)
+        ripe = self._patience.has_lasted("unfinished", left, now_s) or (left and self.once)
+        if ripe and now_s >= self._not_before_s.get("finish", 0.0):
+            self._not_before_s["finish"] = now_s + FINISH_APART_S
+            acted = await self._finish(observer, ballot, seen) or acted
+        if not acted:
+            await self._mind_sync(ballot, seen)
+        return acted
+
+    async def _finish(self, observer: Observer, ballot: Ballot, seen: Report) -> bool:
+        """Repoint what a run that ended in the midst left behind; only with the votes, so nobody is at it."""
+        settings, state = self.inventory.settings, seen.status.state
+        if state.marks is not None and _paused(state.marks):
+            return False
+        votes = await ballot.take()
+        if sum(vote is Vote.HELD for vote in votes.values()) < votes_of(settings).majority:
+            await ballot.give_back()
+            return False
+        request = Request(lost=lost_primary(state, settings), automatic=True)
+        await self._carry_out(observer, ballot, request, "a failover was left unfinished")
+        return True
+
+    async def _fence(self, ballot: Ballot, node: str) -> bool:
+        """Make writing impossible on an old primary that shows itself."""
+        try:
+            await Hands(self.inventory, ballot).fence(node)
+        except ReplctlError as error:
+            self._tell_once(f"fence_failed {node}", f"{node} could not be fenced: {error}")
+            return False
+        self._tell("fenced", f"{node} came back on an old timeline: fenced", node=node)
+        return True
+
+    async def _mind_sync(self, ballot: Ballot, seen: Report) -> None:
+        """Too few replicas left to confirm: say so, or ask fewer of them until enough are back."""
+        primary, marks = seen.status.primary, seen.status.state.marks
+        connection = ballot.connections.get(primary or "")
+        if primary is None or connection is None:
+            return
+        short = sync_short(seen)
+        if not self._patience.has_lasted("sync", short is not None, time.monotonic()):
+            short = None
+        hands, wanted = Hands(self.inventory, ballot), self.inventory.settings.failover.synchronous or ""
+        try:
+            if short is not None and not self._may_degrade(seen):
+                self._tell_once(
+                    "sync_short",
+                    f"commits on {primary} wait: {short.needed} replica(s) must confirm, "
+                    f"{short.streaming} stream",
+                )
+            elif short is not None:
+                instead = short.instead or "none"
+                sentence = f"{short.streaming} of {short.needed} replicas stream: {instead} until they return"
+                mark = {"reason": sentence, "since_at": time.time(), "until_at": None}
+                await write_mark(connection, "sync", mark)  # first: whoever finds it restores
+                await hands.set_synchronous(primary, short.instead)
+                self._tell("sync_lowered", sentence, node=primary)
+            elif marks is not None and marks.sync is not None and sync_restorable(seen):
+                await hands.set_synchronous(primary, wanted)
+                await write_mark(connection, "sync", None)
+                self._tell("sync_restored", f"{primary} waits for {wanted} again", node=primary)
+        except ReplctlError as error:
+            self._tell_once("sync_failed", str(error))
+
+    def _may_degrade(self, seen: Report) -> bool:
+        """Only after a failover (its block tells), as the inventory says, and where it can be noted."""
+        marks = seen.status.state.marks
+        after_one = marks is not None and marks.block is not None
+        return self.inventory.settings.failover.on_sync_short == "degrade" and after_one
+
+    def _introduce(self, seen: Report) -> None:
+        """The first lines: what this controller would do about each way to lose the primary."""
+        settings = self.inventory.settings
+        covered = coverage(settings, seen.status.sync, settings.fence_commands)
+        votes = votes_of(settings)
+        self._tell(
+            "votes",
+            f"{len(votes.voters)} voters, {votes.majority} are a majority, beside the primary "
+            f"{max(0, votes.may_be_missing)} may be missing",
+        )
+        for name in ("process_death", "host_death", "partition"):
+            one = getattr(covered, name)
+            self._tell("covers", f"{name.replace('_', ' ')}: {'yes' if one.yes else 'NO'} ({one.reason})")
+        if covered.impossible is not None:
+            self._tell("impossible", f"watching only: {covered.impossible}")
+
+    def _tell_marks(self, marks: Marks | None) -> None:
+        objection = None if marks is None else marks.objection(time.time())
+        if objection is not None or "marks" in self._said:
+            self._tell_once("marks", objection or "neither paused nor blocked")
+
+    def _tell_once(self, key: str, sentence: str) -> bool:
+        """Say something when it is not what was said last under this key. Whether it was said."""
+        if self._said.get(key) == sentence:
+            return False
+        self._said[key] = sentence
+        self.log(key.split(" ")[0], sentence, {})
+        return True
+
+    def _tell(self, event: str, sentence: str, **facts: object) -> None:
+        self.log(event, sentence, facts)
+
+
+def exit_code(controller: Controller) -> int:
+    """The exit code of `once`: 0 nothing to do or failed over, 1 not known, 3 refused, 4 done in part."""
+    outcome = controller.outcome
+    if outcome is not None:
+        return {Ending.REFUSED: 3, Ending.NOT_RESTORED: 4, Ending.PARTIAL: 4}.get(outcome.ending, 0)
+    if controller.objection is not None or controller.verdict is Verdict.ISOLATED:
+        return 3
+    return 0 if controller.verdict in (Verdict.ALIVE, Verdict.VETOED) else 1
+
+
+def _paused(marks: Marks) -> bool:
+    return marks.pause is not None and marks.pause.holds(time.time())
+
+
+def _heard_within(facts: NodeFacts | None, since_s: float) -> bool:
+    """Whether a replica heard from its upstream after the first failure.
+
+    Silence there is no evidence, an idle primary sends a keepalive only every half wal_sender_timeout; but
+    a message is proof of life.
+    """
+    receiver = facts.receiver if facts is not None else None
+    if receiver is None or receiver.status != "streaming" or receiver.last_message_age_s is None:
+        return False
+    return receiver.last_message_age_s < since_s

@@ -1,0 +1,221 @@
+"""Deliberate faults of the core and of its use: each is what somebody might have written in good faith."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from replctl import controller
+from replctl.core import candidates, plan, situation, steps
+from replctl.core.candidates import Candidate, Ranking
+from replctl.core.model import NodeFacts
+from replctl.core.situation import Position, Situation, is_cut
+from tests.sim import checkers, story, world
+from tests.sim.world import SimWorld
+
+Patch = pytest.MonkeyPatch
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One fault, and which invariants it breaks."""
+
+    name: str
+    plant: Callable[[Patch], None]
+
+
+def _everywhere(patch: Patch, name: str, new: Any) -> None:
+    """Replace a function in every module that has it by this name."""
+    for module in (candidates, controller, plan, situation, steps, story, world, checkers):
+        if hasattr(module, name) and module is not checkers:
+            patch.setattr(module, name, new)
+
+
+def ascending_rank(patch: Patch) -> None:
+    def backwards(now: Situation) -> Ranking:
+        found = candidates.rank(now).candidates
+        return Ranking(candidates=tuple(sorted(found, key=lambda c: (not c.eligible, c.received_lsn or 0))))
+
+    def end(candidate: Candidate) -> tuple[int, int]:
+        return (-(candidate.timeline or 0), -(candidate.received_lsn or 0))
+
+    patch.setattr(plan, "rank", backwards)
+    patch.setattr(plan, "_end", end)
+
+
+def no_vote_check(patch: Patch) -> None:
+    patch.setattr(Situation, "majority", property(lambda self: 0))
+
+
+def minority_is_enough(patch: Patch) -> None:
+    patch.setattr(Situation, "majority", property(lambda self: len(self.voters) // 2))
+
+
+def hidden_nodes_ignored(patch: Patch) -> None:
+    def needed(self: Situation) -> int:
+        seen = [m for m in self.members if self.facts(m) is not None]
+        return 0 if self.rule is None else max(1, len(seen) - self.rule.confirmations + 1)
+
+    patch.setattr(Situation, "cuts_needed", property(needed))
+
+
+def one_cut_too_few(patch: Patch) -> None:
+    right = Situation.cuts_needed.fget  # type: ignore[attr-defined]
+    patch.setattr(Situation, "cuts_needed", property(lambda self: max(0, right(self) - 1)))
+
+
+def silence_is_believed(patch: Patch) -> None:
+    patch.setattr(plan, "_evidence", lambda now: None)
+
+
+def second_look_skipped(patch: Patch) -> None:
+    async def prove(self: SimWorld, now: Situation) -> None:
+        self.proven_s = self.cluster.now_s
+
+    patch.setattr(SimWorld, "prove", prove)
+
+
+def divergence_ignored(patch: Patch) -> None:
+    _everywhere(patch, "strays", lambda now, name: None)
+
+
+def delayed_is_promoted(patch: Patch) -> None:
+    right = candidates._objection
+
+    def objection(now: Situation, facts: NodeFacts, position: Position | None) -> str | None:
+        return right(now, replace(facts, apply_delay_s=0.0), position)
+
+    patch.setattr(candidates, "_objection", objection)
+
+
+def never_is_overlooked(patch: Patch) -> None:
+    right = Situation.spec
+    patch.setattr(Situation, "spec", lambda self, name: replace(right(self, name), promote="neutral"))
+
+
+def replayed_for_received(patch: Patch) -> None:
+    def position_of(now: Situation, facts: NodeFacts) -> Position | None:
+        if facts.timeline is None or facts.replayed_lsn is None:
+            return None
+        return Position(timeline=facts.timeline, lsn=facts.replayed_lsn)
+
+    _everywhere(patch, "position_of", position_of)
+
+
+def hidden_wal_counts_as_proof(patch: Patch) -> None:
+    def is_proof(now: Situation, name: str) -> bool:
+        facts = now.facts(name)
+        return facts is not None and is_cut(facts)
+
+    _everywhere(patch, "is_proof", is_proof)
+
+
+def setting_for_cut(patch: Patch) -> None:
+    _everywhere(patch, "is_cut", lambda facts: facts.in_recovery and not facts.conninfo)
+
+
+def nothing_is_restored(patch: Patch) -> None:
+    async def restore(self: SimWorld, nodes: tuple[str, ...]) -> tuple[str, ...]:
+        return ()
+
+    patch.setattr(SimWorld, "restore", restore)
+
+
+def restored_without_votes(patch: Patch) -> None:
+    async def ours(self: SimWorld, name: str) -> None:
+        self.votes[name] = situation.Vote.HELD
+
+    right = SimWorld.restore
+
+    async def restore(self: SimWorld, nodes: tuple[str, ...]) -> tuple[str, ...]:
+        self.votes = dict.fromkeys(self.votes, situation.Vote.HELD)
+        self._still_ours = ours.__get__(self)  # type: ignore[method-assign]
+        return await right(self, nodes)
+
+    patch.setattr(SimWorld, "restore", restore)
+
+
+def restored_after_a_promotion_without_answer(patch: Patch) -> None:
+    class Result(controller.StepResult):
+        """Never begun."""
+
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**given | {"begun": False})
+
+    patch.setattr(controller, "StepResult", Result)
+
+
+def fresh_voter_is_trusted(patch: Patch) -> None:
+    patch.setattr(world, "fresh_voter_s", lambda: 0.0)
+
+
+def promotion_without_time_limit(patch: Patch) -> None:
+    patch.setattr(world, "PROMOTE_WITHIN_S", 1e9)
+
+
+def stale_primary_is_taken(patch: Patch) -> None:
+    _everywhere(patch, "is_stale", lambda facts, replicas: False)
+
+
+def votes_end_with_the_promotion(patch: Patch) -> None:
+    right = plan._after_promotion
+
+    def after(now: Situation, primary: NodeFacts) -> Any:
+        votes = dict.fromkeys(now.voters, situation.Vote.HELD)
+        return right(replace(now, votes=votes), primary)
+
+    patch.setattr(plan, "_after_promotion", after)
+
+
+def nobody_is_repointed(patch: Patch) -> None:
+    patch.setattr(plan, "_should_follow", lambda now, facts, primary: False)
+
+
+def past_the_fork_is_overlooked(patch: Patch) -> None:
+    patch.setattr(plan, "_is_past_fork", lambda now, facts, primary: False)
+
+
+def answers_are_ignored(patch: Patch) -> None:
+    patch.setattr(plan, "_objection", lambda now: None)
+
+
+def cut_replicas_below_a_cut_one_are_forgotten(patch: Patch) -> None:
+    def is_orphan(now: Situation, facts: NodeFacts) -> bool:
+        upstream = candidates.upstream_of(facts, now.state, now.settings)
+        return upstream not in {n.name for n in now.settings.nodes} - {now.request.lost}
+
+    _everywhere(patch, "is_orphan", is_orphan)
+
+
+MUTANTS = tuple(
+    Mutant(plant.__name__, plant)
+    for plant in (
+        ascending_rank,
+        no_vote_check,
+        minority_is_enough,
+        hidden_nodes_ignored,
+        one_cut_too_few,
+        silence_is_believed,
+        second_look_skipped,
+        divergence_ignored,
+        delayed_is_promoted,
+        never_is_overlooked,
+        replayed_for_received,
+        hidden_wal_counts_as_proof,
+        setting_for_cut,
+        nothing_is_restored,
+        restored_without_votes,
+        restored_after_a_promotion_without_answer,
+        fresh_voter_is_trusted,
+        promotion_without_time_limit,
+        stale_primary_is_taken,
+        votes_end_with_the_promotion,
+        nobody_is_repointed,
+        past_the_fork_is_overlooked,
+        answers_are_ignored,
+        cut_replicas_below_a_cut_one_are_forgotten,
+    )
+)
