@@ -44,7 +44,9 @@ lint: venv-test
 
 bench: venv-test
 	$(PY) -m benchmarks.startup
+	$(PY) -m benchmarks.observe
 	$(PY) -m benchmarks.lab
+	$(PY) -m benchmarks.lag_cases
 	@echo "docs/benchmarks.md holds the tables"
 
 docs: venv-test

@@ -80,11 +80,14 @@ def status_programs(inventory: Path) -> list[Program]:
     node, connection = cluster["nodes"][0], cluster["connection"]
     address = [node["host"], str(node["port"]), connection["user"], connection["dbname"]]
     status = [str(Path(sys.executable).parent / "replctl"), "status", "-i", str(inventory)]
+    # A warning is an answer, not a failure of the run.
+    check = [*status[:1], "check", "-i", str(inventory), "--fail-on", "critical"]
     nodes = len(cluster["nodes"])
     return [
         Program(title=BARE_QUERY, command=[sys.executable, "-c", QUERY, *address]),
         Program(title=f"`replctl status`, {nodes} nodes", command=status),
         Program(title=f"`replctl status -o json`, {nodes} nodes", command=[*status, "-o", "json"]),
+        Program(title=f"`replctl check`, {nodes} nodes, every check", command=check),
     ]
 
 
