@@ -46,6 +46,7 @@ bench: venv-test
 	$(PY) -m benchmarks.startup
 	$(PY) -m benchmarks.observe
 	$(PY) -m benchmarks.lab
+	$(PY) -m benchmarks.failover
 	$(PY) -m benchmarks.lag_cases
 	@echo "docs/benchmarks.md holds the tables"
 
