@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from replctl.core.candidates import position_of
 from replctl.core.model import ClusterState, Lsn, NodeFacts, Receiver, Slot
 from replctl.core.situation import CUT_WAIT_EVENTS, Position, Situation, Vote, is_cut, is_held
+from replctl.core.topology import upstream_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +115,10 @@ class Cut:
         )
         positions = dict(situation.positions)
         if (position := position_of(situation, facts)) is not None:
-            positions[self.node] = position
-        return replace(with_facts(situation, after), positions=positions)
+            hides = None if self.means == "replay" else position.incomplete
+            positions[self.node] = replace(position, incomplete=hides)
+        own_cuts = situation.own_cuts | {self.node}
+        return replace(with_facts(situation, after), positions=positions, own_cuts=own_cuts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +182,12 @@ class Promote:
             apply_delay_s=None,
             startup_wait_event=None,
         )
-        return with_facts(situation, after)
+        end = with_facts(situation, after)
+        for other in situation.replicas:  # what streams from it goes on, on the new timeline
+            if other.receiver is not None and upstream_of(other, end.state, end.settings) == self.node:
+                receiver = replace(other.receiver, received_timeline=after.timeline)
+                end = with_facts(end, replace(other, receiver=receiver, timeline=after.timeline))
+        return end
 
 
 @dataclass(frozen=True, slots=True)

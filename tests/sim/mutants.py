@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from replctl import controller
-from replctl.core import candidates, plan, situation, steps
+from replctl.controller import run
+from replctl.core import candidates, objections, plan, rivals, situation, steps
 from replctl.core.candidates import Candidate, Ranking
 from replctl.core.model import NodeFacts
 from replctl.core.situation import Position, Situation, is_cut
-from tests.sim import checkers, story, world
+from tests.sim import looks, story, world
 from tests.sim.world import SimWorld
 
 Patch = pytest.MonkeyPatch
@@ -29,8 +29,8 @@ class Mutant:
 
 def _everywhere(patch: Patch, name: str, new: Any) -> None:
     """Replace a function in every module that has it by this name."""
-    for module in (candidates, controller, plan, situation, steps, story, world, checkers):
-        if hasattr(module, name) and module is not checkers:
+    for module in (candidates, objections, run, plan, rivals, situation, steps, looks, story, world):
+        if hasattr(module, name):
             patch.setattr(module, name, new)
 
 
@@ -139,13 +139,13 @@ def restored_without_votes(patch: Patch) -> None:
 
 
 def restored_after_a_promotion_without_answer(patch: Patch) -> None:
-    class Result(controller.StepResult):
+    class Result(run.StepResult):
         """Never begun."""
 
         def __init__(self, **given: Any) -> None:
             super().__init__(**given | {"begun": False})
 
-    patch.setattr(controller, "StepResult", Result)
+    patch.setattr(run, "StepResult", Result)
 
 
 def fresh_voter_is_trusted(patch: Patch) -> None:
@@ -179,7 +179,38 @@ def past_the_fork_is_overlooked(patch: Patch) -> None:
 
 
 def answers_are_ignored(patch: Patch) -> None:
-    patch.setattr(plan, "_objection", lambda now: None)
+    patch.setattr(plan, "no_failover", lambda now: None)
+
+
+def traces_are_overlooked(patch: Patch) -> None:
+    patch.setattr(plan, "rival", lambda now: None)
+
+
+def cut_replicas_are_given_to_whoever_writes(patch: Patch) -> None:
+    patch.setattr(plan, "rival_of", lambda now, primary, replica: None)
+
+
+def another_is_promoted_where_the_first_is_silent(patch: Patch) -> None:
+    patch.setattr(run, "_asked_for_promotion", lambda outcome: False)
+
+
+def fork_of_the_lost_timeline_is_forgotten(patch: Patch) -> None:
+    patch.setattr(plan, "_newer_line", lambda now, chosen, cut: None)
+
+
+def silence_is_enough_without_quorum(patch: Patch) -> None:
+    patch.setattr(plan, "_dead", lambda now, why: None)
+
+
+def held_up_replica_is_told_to_catch_up(patch: Patch) -> None:
+    patch.setattr(plan, "_is_stuck_behind", lambda now, candidate, best: False)
+
+
+def whoever_is_below_a_cut_replica_is_asked(patch: Patch) -> None:
+    def connected(now: Situation) -> list[NodeFacts]:
+        return [f for f in now.replicas if f.receiver is not None and candidates.is_orphan(now, f)]
+
+    patch.setattr(plan, "_connected", connected)
 
 
 def cut_replicas_below_a_cut_one_are_forgotten(patch: Patch) -> None:
@@ -216,6 +247,13 @@ MUTANTS = tuple(
         nobody_is_repointed,
         past_the_fork_is_overlooked,
         answers_are_ignored,
+        traces_are_overlooked,
+        cut_replicas_are_given_to_whoever_writes,
+        another_is_promoted_where_the_first_is_silent,
+        fork_of_the_lost_timeline_is_forgotten,
+        silence_is_enough_without_quorum,
+        held_up_replica_is_told_to_catch_up,
+        whoever_is_below_a_cut_replica_is_asked,
         cut_replicas_below_a_cut_one_are_forgotten,
     )
 )
