@@ -22,6 +22,7 @@ from replctl.core.candidates import (
 from replctl.core.detector import Word
 from replctl.core.model import Lsn, NodeFacts
 from replctl.core.objections import doubt, may_lose, no_failover, no_step_at_all
+from replctl.core.quorum import same_rule
 from replctl.core.refusals import Reason, RefusalCode
 from replctl.core.rivals import rival, rival_of
 from replctl.core.situation import Situation, Vote, is_cut, is_held
@@ -34,6 +35,7 @@ from replctl.core.steps import (
     Promote,
     ProveSilence,
     Repoint,
+    SetSynchronous,
     Step,
     TakeVotes,
 )
@@ -346,8 +348,17 @@ def _promotion(situation: Situation) -> Step | Reason:
     return (
         _may_be_ahead(situation, chosen, ranking, cut)
         or _loss_objection(situation, chosen.node)
+        or _rule_of_its_own(situation, chosen.node)
         or Promote(chosen.node)
     )
+
+
+def _rule_of_its_own(situation: Situation, node: str) -> Step | None:
+    """What has to be set where the next primary would not wait for replicas as the inventory says."""
+    wanted, facts = situation.settings.failover.synchronous, situation.facts(node)
+    if wanted is None or facts is None or same_rule(facts.synchronous_standby_names, wanted) is not False:
+        return None
+    return SetSynchronous(node, wanted)
 
 
 def _is_stuck_behind(situation: Situation, candidate: Candidate, best: Candidate | None) -> bool:

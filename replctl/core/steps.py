@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from replctl.core.candidates import position_of
 from replctl.core.model import ClusterState, Lsn, NodeFacts, Receiver, Slot
+from replctl.core.quorum import same_rule
 from replctl.core.situation import CUT_WAIT_EVENTS, Position, Situation, Vote, is_cut, is_held
 from replctl.core.topology import upstream_of
 
@@ -147,6 +148,29 @@ class FastForward:
         after = replace(facts, received_lsn=self.until_lsn, timeline=self.timeline)
         positions = {**situation.positions, self.node: Position(timeline=self.timeline, lsn=self.until_lsn)}
         return replace(with_facts(situation, after), positions=positions)
+
+
+@dataclass(frozen=True, slots=True)
+class SetSynchronous:
+    """Give the next primary the inventory's rule first: its first commit is to wait like the last one did."""
+
+    node: str
+    names: str
+
+    def describe(self) -> str:
+        """One imperative sentence."""
+        return f"set synchronous_standby_names of {self.node} to {self.names!r}"
+
+    def done(self, situation: Situation) -> bool:
+        """It has the rule."""
+        facts = situation.facts(self.node)
+        return facts is not None and same_rule(facts.synchronous_standby_names, self.names) is True
+
+    def project(self, situation: Situation) -> Situation:
+        """It has the rule."""
+        facts = situation.facts(self.node)
+        assert facts is not None
+        return with_facts(situation, replace(facts, synchronous_standby_names=self.names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +334,16 @@ class Checkpoint:
 
 
 Step = (
-    TakeVotes | ProveSilence | FenceCommand | Cut | FastForward | Promote | CreateSlot | Repoint | Checkpoint
+    TakeVotes
+    | ProveSilence
+    | FenceCommand
+    | Cut
+    | FastForward
+    | SetSynchronous
+    | Promote
+    | CreateSlot
+    | Repoint
+    | Checkpoint
 )
 
 

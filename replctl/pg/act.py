@@ -29,6 +29,7 @@ from replctl.core.steps import (
     Promote,
     ProveSilence,
     Repoint,
+    SetSynchronous,
     Step,
     TakeVotes,
 )
@@ -114,6 +115,8 @@ class Hands:
                     await self.cut(step.node, step.means)
                 case FastForward():
                     await self.fast_forward(step)
+                case SetSynchronous():
+                    await self.set_synchronous(step.node, step.names)
                 case Promote():
                     await self.promote(step.node)
                 case CreateSlot():
@@ -546,6 +549,9 @@ def statements(step: Step, hands: Hands) -> list[str]:
                 found.insert(1, f"{alter_system('recovery_min_apply_delay', '0')};")
                 found += ["SELECT pg_wal_replay_resume();", f"{END_READERS};"]
             return found
+        case SetSynchronous():
+            changed = alter_system("synchronous_standby_names", step.names)
+            return [f"{changed};", "SELECT pg_reload_conf();"]
         case Promote():
             within = f"(now that the votes are shown, and {PROMOTE_WITHIN_S:g} s)"
             return [f"SELECT pg_promote(wait => false) WHERE clock_timestamp() < {within};"]

@@ -230,3 +230,17 @@ def test_a_living_primary_with_its_quorum_is_not_fenced_when_somebody_promotes_a
         ask(lab, "pg1", "CREATE TABLE confirmed_later ()")
         assert value(lab, "pg1", "SHOW synchronous_standby_names") != "replctl_fenced"
         assert auto.events("fenced") == []
+
+
+@pytest.mark.lab(replicas=2, sync="ANY 1")
+def test_a_replica_without_the_rule_has_it_before_it_takes_its_first_commit(lab: Lab):
+    for name in ("pg2", "pg3"):
+        configure(lab, name, synchronous_standby_names="")
+    lab.kill("pg1")
+
+    answer = fail_over(write_inventory(lab))
+
+    assert answer.returncode == 0, answer.stderr
+    assert f"set synchronous_standby_names of pg2 to '{RULE}'" in answer.stdout
+    assert value(lab, "pg2", "SHOW synchronous_standby_names") == RULE
+    assert value(lab, "pg2", "SELECT timeline_id FROM pg_control_checkpoint()") == 2

@@ -343,6 +343,7 @@ def _observation(settings: ClusterSettings, drawn: Drawn, all_drawn: dict[str, D
     } | drawn.facts
     if drawn.upstream is None and not drawn.says.get("cut") and not drawn.says.get("archive"):
         return _primary(settings, drawn, all_drawn, given)
+    given.setdefault("synchronous_standby_names", settings.failover.synchronous or "")
     facts = _replica(drawn, all_drawn, given)
     if drawn.says.get("position_hidden"):
         facts = replace(facts, received_lsn=None)

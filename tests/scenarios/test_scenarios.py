@@ -47,6 +47,7 @@ STEPS = (
     r"cut \w+ from its upstream by wal_receiver_timeout, since its replay does not let go",
     r"cut \w+ from its upstream, changing its replay for that",
     r"let \w+ catch up with \w+ to \S+, and cut it again",
+    r"set synchronous_standby_names of \w+ to '.+'",
     r"promote \w+",
     r"create slot \w+ on \w+",
     r"repoint \w+ to \w+",

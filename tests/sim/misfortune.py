@@ -212,7 +212,7 @@ def prepare(story: Story) -> None:
 
 
 def prepare_amnesia(story: Story) -> None:
-    """The replica that is ahead is out of one controller's reach, who is to be stopped in the midst of its run."""
+    """The replica that is ahead is out of one controller's reach, which is to be stopped in its run."""
     cluster, rng = story.cluster, story.rng
     replicas = [n for n in cluster.nodes.values() if n.in_recovery]
     ahead = rng.choice(replicas)

@@ -14,6 +14,12 @@ from replctl.core.candidates import Candidate, Ranking
 from replctl.core.model import NodeFacts
 from replctl.core.situation import Position, Situation, is_cut
 from tests.sim import looks, story, world
+from tests.sim.misfortune import (
+    it_loses_the_node,
+    its_answer_is_lost_and_the_old_primary_returns,
+    node_crashes,
+)
+from tests.sim.story import Story
 from tests.sim.world import SimWorld
 
 Patch = pytest.MonkeyPatch
@@ -21,10 +27,24 @@ Patch = pytest.MonkeyPatch
 
 @dataclass(frozen=True)
 class Mutant:
-    """One fault, and which invariants it breaks."""
+    """One fault."""
 
     name: str
     plant: Callable[[Patch], None]
+    about: Callable[[Story], bool] = lambda story: True  # the kind of story that has a chance to catch it
+
+
+def forgotten_votes(story: Story) -> bool:
+    return story.is_amnesia
+
+
+def held_up_replay(story: Story) -> bool:
+    return any(n.holds_on for n in story.cluster.nodes.values())
+
+
+def lost_answers(story: Story) -> bool:
+    traps = {a.what for a in story.ambushes if a.kind == "Promote"}
+    return bool(traps & {its_answer_is_lost_and_the_old_primary_returns, it_loses_the_node, node_crashes})
 
 
 def _everywhere(patch: Patch, name: str, new: Any) -> None:
@@ -221,39 +241,42 @@ def cut_replicas_below_a_cut_one_are_forgotten(patch: Patch) -> None:
     _everywhere(patch, "is_orphan", is_orphan)
 
 
-MUTANTS = tuple(
-    Mutant(plant.__name__, plant)
-    for plant in (
-        ascending_rank,
-        no_vote_check,
-        minority_is_enough,
-        hidden_nodes_ignored,
-        one_cut_too_few,
-        silence_is_believed,
-        second_look_skipped,
-        divergence_ignored,
-        delayed_is_promoted,
-        never_is_overlooked,
-        replayed_for_received,
-        hidden_wal_counts_as_proof,
-        setting_for_cut,
-        nothing_is_restored,
-        restored_without_votes,
-        restored_after_a_promotion_without_answer,
-        fresh_voter_is_trusted,
-        promotion_without_time_limit,
-        stale_primary_is_taken,
-        votes_end_with_the_promotion,
-        nobody_is_repointed,
-        past_the_fork_is_overlooked,
-        answers_are_ignored,
-        traces_are_overlooked,
-        cut_replicas_are_given_to_whoever_writes,
+MUTANTS = (
+    Mutant("ascending_rank", ascending_rank),
+    Mutant("no_vote_check", no_vote_check, forgotten_votes),
+    Mutant("minority_is_enough", minority_is_enough, forgotten_votes),
+    Mutant("hidden_nodes_ignored", hidden_nodes_ignored),
+    Mutant("one_cut_too_few", one_cut_too_few),
+    Mutant("silence_is_believed", silence_is_believed),
+    Mutant("second_look_skipped", second_look_skipped, forgotten_votes),
+    Mutant("divergence_ignored", divergence_ignored),
+    Mutant("delayed_is_promoted", delayed_is_promoted, held_up_replay),
+    Mutant("never_is_overlooked", never_is_overlooked),
+    Mutant("replayed_for_received", replayed_for_received, held_up_replay),
+    Mutant("hidden_wal_counts_as_proof", hidden_wal_counts_as_proof, held_up_replay),
+    Mutant("setting_for_cut", setting_for_cut, held_up_replay),
+    Mutant("nothing_is_restored", nothing_is_restored),
+    Mutant("restored_without_votes", restored_without_votes, forgotten_votes),
+    Mutant(
+        "restored_after_a_promotion_without_answer", restored_after_a_promotion_without_answer, lost_answers
+    ),
+    Mutant("fresh_voter_is_trusted", fresh_voter_is_trusted, forgotten_votes),
+    Mutant("promotion_without_time_limit", promotion_without_time_limit, forgotten_votes),
+    Mutant("stale_primary_is_taken", stale_primary_is_taken),
+    Mutant("votes_end_with_the_promotion", votes_end_with_the_promotion, forgotten_votes),
+    Mutant("nobody_is_repointed", nobody_is_repointed),
+    Mutant("past_the_fork_is_overlooked", past_the_fork_is_overlooked),
+    Mutant("answers_are_ignored", answers_are_ignored),
+    Mutant("traces_are_overlooked", traces_are_overlooked),
+    Mutant("cut_replicas_are_given_to_whoever_writes", cut_replicas_are_given_to_whoever_writes),
+    Mutant(
+        "another_is_promoted_where_the_first_is_silent",
         another_is_promoted_where_the_first_is_silent,
-        fork_of_the_lost_timeline_is_forgotten,
-        silence_is_enough_without_quorum,
-        held_up_replica_is_told_to_catch_up,
-        whoever_is_below_a_cut_replica_is_asked,
-        cut_replicas_below_a_cut_one_are_forgotten,
-    )
+        lost_answers,
+    ),
+    Mutant("fork_of_the_lost_timeline_is_forgotten", fork_of_the_lost_timeline_is_forgotten),
+    Mutant("silence_is_enough_without_quorum", silence_is_enough_without_quorum),
+    Mutant("held_up_replica_is_told_to_catch_up", held_up_replica_is_told_to_catch_up, held_up_replay),
+    Mutant("whoever_is_below_a_cut_replica_is_asked", whoever_is_below_a_cut_replica_is_asked),
+    Mutant("cut_replicas_below_a_cut_one_are_forgotten", cut_replicas_below_a_cut_one_are_forgotten),
 )

@@ -21,7 +21,7 @@ from tests.sim.misfortune import Ambush, befall, lay_ambushes, prepare, prepare_
 from tests.sim.world import SimWorld
 from tests.unit.builders import spec
 
-TROUBLE_ENDS_S = 3.5
+TROUBLE_ENDS_S = 4.5
 END_S = 16.0
 
 

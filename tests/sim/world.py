@@ -28,6 +28,7 @@ from replctl.core.steps import (
     Promote,
     ProveSilence,
     Repoint,
+    SetSynchronous,
     Step,
     TakeVotes,
 )
@@ -36,7 +37,7 @@ from tests.sim.cluster import Cluster, Node, Session, lsn
 from tests.sim.looks import Memory, complete, facts_of, forks_of, known, remember, shown
 
 T = TypeVar("T")
-ANSWER_LIMIT_S = 0.3
+ANSWER_LIMIT_S = 0.15
 CUT_LIMIT_S = 0.4
 FOLLOW_LIMIT_S = 0.6
 PROMOTE_LIMIT_S = 1.5
@@ -151,9 +152,10 @@ class SimWorld:
         """One look at everything, each node at its own moment, and a probe of the lost primary."""
         names = [n.name for n in self.settings.nodes]
         witnesses = [w.name for w in self.settings.witnesses]
+        probing = asyncio.create_task(self.probe(self.request.lost))
         looks = await asyncio.gather(*(self._look(n) for n in (*names, *witnesses)))
         state = ClusterState(nodes=tuple(looks[: len(names)]), witnesses=tuple(looks[len(names) :]))
-        word = await self.probe(self.request.lost)
+        word = await probing
         remember(self.memory, state)
         cut = [f.node for f in state.facts if f.in_recovery and is_cut(f)]
         answers = await asyncio.gather(*(self._try(self._identify(n)) for n in cut))
@@ -251,6 +253,8 @@ class SimWorld:
                 await self._cut(step.node, step.means)
             case FastForward():
                 await self._fast_forward(step)
+            case SetSynchronous():
+                await self._write(step.node, lambda n: setattr(n, "sync", step.names))
             case Promote():
                 await self._promote(step.node)
             case CreateSlot():

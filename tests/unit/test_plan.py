@@ -35,7 +35,7 @@ RULE = "ANY 1 (pg1, pg2, pg3)"
 def detached(name: str, **facts: object) -> NodeFacts:
     """A replica whose upstream is gone: no receiver, still set to follow it."""
     given_: dict[str, object] = {"conninfo": {"host": address("pg1"), "port": "5432"}}
-    given_ |= {"receiver": None, "receiver_processes": 0}
+    given_ |= {"receiver": None, "receiver_processes": 0, "synchronous_standby_names": RULE}
     return replica(name, **given_ | facts)
 
 

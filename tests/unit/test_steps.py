@@ -19,6 +19,7 @@ from replctl.core.steps import (
     Promote,
     ProveSilence,
     Repoint,
+    SetSynchronous,
     Step,
     TakeVotes,
     with_facts,
@@ -38,6 +39,10 @@ STEPS: list[tuple[Step, str]] = [
     ),
     (Cut("pg2", "replay"), "cut pg2 from its upstream, changing its replay for that"),
     (FastForward("pg2", "pg3", 1, END), f"let pg2 catch up with pg3 to {END}, and cut it again"),
+    (
+        SetSynchronous("pg2", "ANY 1 (pg1, pg2)"),
+        "set synchronous_standby_names of pg2 to 'ANY 1 (pg1, pg2)'",
+    ),
     (Promote("pg2"), "promote pg2"),
     (CreateSlot("pg2", "pg3"), "create slot pg3 on pg2"),
     (Repoint("pg3", "pg2"), "repoint pg3 to pg2"),
