@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 
 from replctl.controller.run import carry_out
+from replctl.core.model import ClusterState
 from replctl.core.outcome import Ending, StepResult
 from replctl.core.plan import Plan, plan_failover
 from replctl.core.situation import Request
 from replctl.core.steps import FenceCommand, ProveSilence, Step, TakeVotes
 from tests.sim import clock
+from tests.sim.looks import Memory, facts_of, remember
 from tests.sim.story import Story, build
 from tests.sim.world import SimWorld
 
@@ -27,10 +29,11 @@ def resume(seed: int) -> str | None:
 
 
 async def _take_over_and_over(story: Story) -> str | None:
-    cluster = story.cluster
+    cluster, memory = story.cluster, Memory()  # which is kept on disk
     cluster.slow_share = 0.0
     asyncio.get_running_loop().create_task(cluster.live(60.0))
     await asyncio.sleep(0.6)
+    remember(memory, ClusterState(nodes=tuple(facts_of(cluster, n) for n in cluster.nodes.values())))
     cluster.crash("pg1")
     for node in cluster.nodes.values():
         node.in_conflict = node.deaf = False
@@ -43,6 +46,7 @@ async def _take_over_and_over(story: Story) -> str | None:
             settings=story.settings,
             controller="c1",
             request=Request(lost="pg1", automatic=True),
+            memory=memory,
             fence_commands=story.fence_commands,
         )
         plan = plan_failover(await world.observe())

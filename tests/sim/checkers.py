@@ -98,7 +98,7 @@ class Checkers:
         node = self.cluster.nodes.get(lost or "")
         if node is None or node.in_recovery or not node.works:
             return
-        lived_s = self.cluster.now_s - node.started_s
+        lived_s = self.cluster.now_s - node.awake_since_s
         if min(lived_s, self.cluster.reachable_for_s(controller, node.name)) > SURE_S:
             self.cluster.violate("a living primary is left alone", f"{node.name} answers {controller}")
 
@@ -123,14 +123,14 @@ class Checkers:
         """Before every change of an upstream."""
         self.cut_by.setdefault(world.controller, set()).add(name)
         self.streaming_primary_is_left_alone(world, name, upstream)
-        if upstream != world.found.get(name):
+        if not world.restoring:
             self.diverged_is_left_alone(name, upstream)
 
     def diverged_is_left_alone(self, name: str, upstream: str) -> None:
         """What has replayed past the fork would wait for ever: it needs a rewind."""
         node, above = self.cluster.nodes[name], self.cluster.nodes.get(upstream)
-        if above is None or node.timeline == above.timeline:
-            return
+        if above is None or node.timeline == above.timeline or not node.is_cut:
+            return  # one that still streams may have passed the fork since it was looked at
         fork = above.forks.get(node.timeline)
         if fork is not None and node.replayed > fork:
             self.cluster.violate("a replica past the fork is left alone", f"{name} is given to {upstream}")
@@ -141,7 +141,7 @@ class Checkers:
         if upstream != "none" or lost is None or lost.in_recovery or not lost.works:
             return
         stalled_until_s = self.cluster.stalled_until_s.get(world.controller, -1000.0)
-        if self.cluster.now_s - max(lost.started_s, stalled_until_s) < SURE_S:
+        if self.cluster.now_s - max(lost.awake_since_s, stalled_until_s) < SURE_S:
             return  # what was decided before it came back, or before we were stopped, is still on its way
         streaming = [
             n.name
@@ -150,7 +150,7 @@ class Checkers:
             and n.works
             and not n.holds_on
             and not n.waiting
-            and self.cluster.now_s - n.started_s > SURE_S
+            and self.cluster.now_s - n.awake_since_s > SURE_S
             and self.cluster.reachable_for_s(world.controller, n.name) > SURE_S
             and self.cluster.reachable_for_s(n.name, lost.name) > SURE_S
         ]

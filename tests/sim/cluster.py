@@ -47,6 +47,7 @@ class Node:
     reset_heard: bool = True  # False: its host vanished, so nobody's connection is reset
     boot: int = 0
     started_s: float = -1000.0
+    awake_since_s: float = -1000.0
     timeline: int = 1
     forks: dict[int, int] = field(default_factory=dict)  # timeline → how many records it had at its end
     wal: list[int] = field(default_factory=list)
@@ -204,7 +205,7 @@ class Cluster:
             return
         node.up, node.frozen, node.reset_heard = True, False, True
         node.boot += 1
-        node.started_s = self.now_s
+        node.started_s = node.awake_since_s = self.now_s
         node.receiver, node.vote, node.promoting = None, None, None
         node.waiting = node.paused = node.in_conflict = node.received_known = False
         if node.in_recovery and node.wal:
@@ -234,7 +235,7 @@ class Cluster:
     def thaw(self, name: str) -> None:
         """SIGCONT."""
         if self.nodes[name].frozen:
-            self.nodes[name].frozen = False
+            self.nodes[name].frozen, self.nodes[name].awake_since_s = False, self.now_s
             self.open_since_s |= {(name, c): self.now_s for c in ("c1", "c2", "c3")}
             self.open_since_s |= {(c, name): self.now_s for c in ("c1", "c2", "c3")}
             self.say(name, "thaws")

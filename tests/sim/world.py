@@ -71,6 +71,7 @@ class SimWorld:
     sessions: dict[str, Session] = field(default_factory=dict)
     votes: dict[str, Vote] = field(default_factory=dict)
     silence_proven: bool = False
+    restoring: bool = False  # what is done now puts back what was
     found: dict[str, str | None] = field(default_factory=dict)
     proven_s: float = -1000.0
     touched: set[str] = field(default_factory=set)  # nodes that this run wrote anything to
@@ -427,6 +428,7 @@ class SimWorld:
         await asyncio.gather(*(self._still_ours(v) for v in self.votes))
         if len([v for v in situation.voters if self.votes.get(v) is Vote.HELD]) < situation.majority:
             return nodes
+        self.restoring = True
 
         async def one(name: str) -> str | None:
             before = self.found.get(name) or self.request.lost
