@@ -275,6 +275,7 @@ class Controller:
         self.outcome = outcome
         if outcome.promoted is not None and outcome.promoted != self.primary:
             self.primary, self.detector = outcome.promoted, Detector()
+            self._timeline = None if self._timeline is None else self._timeline + 1
         sentence = f"{outcome.ending}: {reason_of(outcome)}"
         refused_anew = outcome.ending is Ending.REFUSED and self._said.get("ended") != sentence
         if incident.begun or refused_anew:  # a refusal once for each reason: it is tried again and again

@@ -441,7 +441,9 @@ def _newer_line(situation: Situation, chosen: Candidate, cut: set[str]) -> Reaso
     """Somebody was promoted after the chosen one's timeline began: it would begin a second one like it."""
     ours, lost = chosen.timeline or 0, situation.request.lost
     newer = [f.node for f in situation.replicas if (f.timeline or 0) > ours and f.node not in cut]
-    if not newer and (may_lose(situation) or (situation.lost_timeline or 0) <= ours):
+    # While another primary is still there, the lost one was promoted after it, and is on a newer timeline.
+    replaced = [(f.timeline or 0) + 1 for f in situation.writable]
+    if not newer and (may_lose(situation) or max(situation.lost_timeline or 0, *replaced, 0) <= ours):
         return None
     where = f"{newer[0]} is" if newer else f"{lost} was the primary"
     return Reason(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from replctl.core.model import NodeFacts
 from replctl.core.refusals import Reason, RefusalCode
 from replctl.core.situation import Situation, is_cut
+from replctl.core.topology import upstream_of
 
 
 def rival(situation: Situation) -> Reason | None:
@@ -21,6 +22,9 @@ def rival(situation: Situation) -> Reason | None:
     left = [f.node for f in situation.replicas if is_cut(f) and f.node not in situation.own_cuts]
     if left:
         return _reason(silent, f"somebody has cut {', '.join(left)}, and left it so")
+    for facts in situation.replicas:
+        if (upstream := upstream_of(facts, situation.state, situation.settings)) in silent:
+            return _reason([upstream], f"somebody has made {facts.node} follow it")
     # Whoever promotes cuts every replica that votes for him. Has each majority one that we see?
     voters = [v for v in situation.voters if v != situation.request.lost]
     unseen = [v for v in voters if v not in {f.node for f in situation.replicas}]

@@ -120,10 +120,7 @@ class Servers:
     def _complete(self, state: ClusterState, node: str, position: Position) -> Position:
         """Mark a position behind which the node may have flushed more than any function tells."""
         facts = next(f for f in state.facts if f.node == node)
-        why = incomplete(facts)
-        if why is None and (facts.received_lsn or 0) > position.lsn:  # on a timeline that it does not replay
-            why = "it has received more than it has replayed, on another timeline"
-        return replace(position, incomplete=why)
+        return replace(position, incomplete=incomplete(facts, position.lsn))
 
     async def _read_histories(self, state: ClusterState) -> dict[str, dict[int, Lsn]]:
         """The history of each replica's timeline, read once per run; without those that do not tell."""

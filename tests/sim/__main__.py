@@ -56,7 +56,11 @@ def play_block(first: int, count: int) -> tuple[list[str], Counter[str]]:
     wrong: list[str] = []
     counts: Counter[str] = Counter()
     for seed in range(first, first + count):
-        story = tell(seed)
+        try:
+            story = tell(seed)
+        except Exception as error:
+            error.add_note(f"seed {seed}")
+            raise
         wrong += [f"seed {seed}: {violation}" for violation in story.violations]
         counts.update(story.cluster.counts)
         counts["stories"] += 1

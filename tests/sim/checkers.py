@@ -9,7 +9,7 @@ from tests.sim.cluster import Cluster, Node
 from tests.sim.looks import facts_of
 from tests.sim.world import SimWorld
 
-SURE_S = 0.7  # a link or a life that is older than this, every controller can have known of
+SURE_S = 1.0  # a link or a life that is older than this, every controller can have known of
 
 
 class Checkers:

@@ -8,24 +8,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from replctl.core.steps import Step
 from tests.sim.cluster import Cluster
 
 if TYPE_CHECKING:
     from tests.sim.story import Story
 
-STEPS = (
-    *("TakeVotes", "TakeVotes", "ProveSilence", "Cut", "Cut", "FastForward", "Promote", "Promote", "Promote"),
-    *("CreateSlot", "Repoint", "Repoint", "Checkpoint"),
+MOMENTS = (
+    *("looking", "proving", "restoring", "before TakeVotes", "after TakeVotes", "before ProveSilence"),
+    *(
+        "before Cut",
+        "after Cut",
+        "before FastForward",
+        "after FastForward",
+        "before Promote",
+        "after Promote",
+    ),
+    *("before CreateSlot", "before Repoint", "after Repoint", "before Checkpoint", "after Checkpoint"),
+    *("before Cut", "after Cut", "before Promote", "before Promote", "after Promote", "before Repoint"),
 )
 
 
 @dataclass
 class Ambush:
-    """Waits for a run to come to a step of this kind, so many times."""
+    """Waits for a run to come to this moment, so many times."""
 
-    when: str  # before | after
-    kind: str
+    moment: str
     skip: int
     what: Callable[[Story, str, str], None]
 
@@ -33,32 +40,26 @@ class Ambush:
 def lay_ambushes(rng: random.Random) -> list[Ambush]:
     """None, one or a few."""
     found = []
-    if rng.random() < 0.25:
-        found.append(Ambush("after", "Checkpoint", 0, the_new_primary_is_lost_too))
+    if rng.random() < 0.2:
+        found.append(Ambush("after Checkpoint", 0, the_new_primary_is_lost_too))
     return found + [
-        Ambush(
-            when=rng.choice(("before", "after")),
-            kind=rng.choice(STEPS),
-            skip=rng.choice((0, 0, 0, 1, 2)),
-            what=rng.choice(TRAPS),
-        )
+        Ambush(moment=rng.choice(MOMENTS), skip=rng.choice((0, 0, 0, 1, 2)), what=rng.choice(TRAPS))
         for _ in range(rng.choice((0, 1, 1, 2, 2, 3)))
     ]
 
 
-def spring(story: Story, controller: str, when: str, step: Step) -> None:
+def spring(story: Story, controller: str, moment: str, node: str | None) -> None:
     """Let the first ambush that waits for this moment happen."""
     for ambush in story.ambushes:
-        if (ambush.when, ambush.kind) != (when, type(step).__name__):
+        if ambush.moment != moment:
             continue
         if ambush.skip:
             ambush.skip -= 1
             continue
         story.ambushes.remove(ambush)
-        story.cluster.counts[f"ambush {when} {ambush.kind}"] += 1
-        node = step.node or story.rng.choice(list(story.cluster.nodes))
-        story.cluster.say(controller, f"is ambushed {when}: {step.describe()}")
-        ambush.what(story, controller, node)
+        story.cluster.counts[f"ambush {moment}"] += 1
+        story.cluster.say(controller, f"is ambushed {moment} {node or ''}")
+        ambush.what(story, controller, node or story.rng.choice(list(story.cluster.nodes)))
         return
 
 
@@ -90,8 +91,12 @@ def any_voter_restarts(story: Story, controller: str, node: str) -> None:
 def its_votes_are_forgotten_while_it_is_stopped(story: Story, controller: str, node: str) -> None:
     """Servers restart, and what the others could not reach before, they do now."""
     cluster, rng = story.cluster, story.rng
-    cluster.stalled_until_s[controller] = cluster.now_s + rng.choice((0.3, 0.45, 1.0, 2.5)) * rng.random()
-    cluster.say(controller, "is stopped")
+    length_s = rng.choice((rng.uniform(0.2, 0.5), 2.5 * rng.random()))
+    cluster.stalled_until_s[controller] = cluster.now_s + length_s
+    cluster.say(controller, f"is stopped for {length_s:.1f} s")
+    if rng.random() < 0.7:
+        lost = story.checkers.worlds[controller].request.lost
+        story.later(rng.uniform(0.05, 0.2), story.somebody_acts, lost)
     for name in [n for n in cluster.nodes if cluster.nodes[n].up]:
         if rng.random() < 0.9:
             restart(story, name, rng.uniform(0.01, 0.1))
@@ -105,7 +110,7 @@ def its_answer_is_lost_and_the_old_primary_returns(story: Story, controller: str
     """What is asked for happens, and nobody hears of it."""
     story.cluster.block(node, controller, one_way=True)
     back_s = story.rng.uniform(0.1, 1.0)
-    asyncio.get_running_loop().call_later(back_s, the_old_primary_returns, story, controller, node)
+    story.later(back_s, the_old_primary_returns, story, controller, node)
 
 
 def replay_stops_there(story: Story, controller: str, node: str) -> None:
@@ -144,15 +149,33 @@ def the_old_primary_returns(story: Story, controller: str, node: str) -> None:
         story.cluster.heal()
 
 
+def the_heir_is_lost(story: Story, controller: str, node: str) -> None:
+    """The new primary, or who is about to be it, is gone, at least for others; the old one may return."""
+    rng = story.rng
+    newest = story.checkers.newest()
+    heir = newest.name if newest.works else node
+    loss = rng.choice((node_crashes, node_restarts, the_others_lose_the_node))
+    story.later(rng.uniform(0.0, 0.2), loss, story, controller, heir)
+    if rng.random() < 0.5:
+        story.later(rng.uniform(0.1, 1.0), the_old_primary_returns, story, controller, heir)
+    if rng.random() < 0.5:
+        controller_dies(story, controller, heir)
+
+
 def the_new_primary_is_lost_too(story: Story, controller: str, node: str) -> None:
-    """The old one has been brought back as a replica by then, or has not."""
-    cluster, rng, loop = story.cluster, story.rng, asyncio.get_running_loop()
+    """The old one has been brought back as a replica by then, or comes back as what it was."""
+    cluster, rng = story.cluster, story.rng
+    then_s = rng.uniform(0.3, 1.0)
     for old in cluster.nodes.values():
-        if not old.in_recovery and not old.is_witness and old.name != node and rng.random() < 0.8:
+        if old.in_recovery or old.is_witness or old.name == node:
+            continue
+        if rng.random() < 0.6:
             cluster.rejoin(old.name, node)
+        elif rng.random() < 0.7:
+            story.later(then_s + rng.uniform(-0.1, 0.3), cluster.start, old.name)
     if rng.random() < 0.7:
         cluster.heal()
-    loop.call_later(rng.uniform(0.3, 1.0), cluster.crash, node)
+    story.later(then_s, cluster.crash, node)
 
 
 TRAPS: tuple[Callable[[Story, str, str], None], ...] = (
@@ -199,44 +222,51 @@ def split(story: Story, anybody: str) -> None:
 
 
 def prepare(story: Story) -> None:
-    """What was so for long before anything happened: nobody thinks of it as a misfortune."""
+    """What was so for long before anything happened, and the traps that the theme of a story asks for."""
     cluster, rng = story.cluster, story.rng
     replicas = [n for n in cluster.nodes.values() if n.in_recovery]
-    if rng.random() < 0.25:
-        for controller in sorted(story.tasks):
-            if rng.random() < 0.6:
-                cluster.block(controller, rng.choice(replicas).name)
     for node in replicas:
         if node.holds_on and rng.random() < 0.3:
             asyncio.get_running_loop().call_later(rng.uniform(0.0, 0.5), restart, story, node.name, 0.05)
-
-
-def prepare_amnesia(story: Story) -> None:
-    """The replica that is ahead is out of one controller's reach, which is to be stopped in its run."""
-    cluster, rng = story.cluster, story.rng
-    replicas = [n for n in cluster.nodes.values() if n.in_recovery]
-    ahead = rng.choice(replicas)
-    cluster.block("c1", ahead.name)
-    for node in replicas:
-        node.slow = node is not ahead
-    when, kind = rng.choice(
-        (
-            ("after", "TakeVotes"),
-            ("after", "Cut"),
-            ("before", "Promote"),
-            ("before", "Promote"),
-            ("before", "Repoint"),
+    if story.theme:
+        cluster.counts[f"about {story.theme}"] += 1
+    if story.theme in ("forgotten votes", "lost heir"):
+        ahead = rng.choice(replicas)  # the one that is ahead is out of one controller's reach
+        cluster.block("c1", ahead.name)
+        for node in replicas:
+            node.slow = node is not ahead
+    elif rng.random() < 0.25:
+        for controller in sorted(story.tasks):
+            if rng.random() < 0.6:
+                cluster.block(controller, rng.choice(replicas).name)
+    if story.theme == "forgotten votes":
+        moments = (
+            "looking",
+            "looking",
+            "proving",
+            "restoring",
+            "before Promote",
+            "before Promote",
+            "before Repoint",
         )
-    )
-    story.ambushes.insert(0, Ambush(when, kind, 0, its_votes_are_forgotten_while_it_is_stopped))
-    story.cluster.counts["story of forgotten votes"] += 1
+        trap = its_votes_are_forgotten_while_it_is_stopped
+        story.ambushes.insert(0, Ambush(rng.choice(moments), rng.choice((0, 1, 2)), trap))
+    if story.theme == "lost heir":
+        moments = (
+            "before Promote",
+            "after Promote",
+            "before CreateSlot",
+            "before Repoint",
+            "before Checkpoint",
+        )
+        story.ambushes.insert(0, Ambush(rng.choice(moments), 0, the_heir_is_lost))
 
 
 def take_sides(story: Story) -> None:
     """Two halves of replicas and controllers; the witnesses are in touch with both."""
     cluster, rng = story.cluster, story.rng
     nodes = [n.name for n in cluster.nodes.values() if not n.is_witness]
-    side = {name: rng.random() < 0.5 for name in [*nodes, *sorted(story.tasks)]}
+    side = {name: rng.random() < 0.5 for name in [*nodes, *sorted(story.tasks)]} | {"c1": True, "c2": False}
     for one in side:
         for other in side:
             if side[one] != side[other]:
@@ -256,8 +286,8 @@ def befall(story: Story, *, main: bool) -> None:
     ).name
     anybody = primary if main or rng.random() < 0.35 else rng.choice(list(cluster.nodes))
     what = rng.choice(AT_FIRST if main else LATER)
-    if main and story.is_amnesia:
-        what = rng.choice(("crash", "freeze"))
+    if main and story.theme:
+        what = "crash and sides" if story.theme == "two sides" else rng.choice(("crash", "crash", "freeze"))
     cluster.counts[f"misfortune {what}"] += 1
     if what == "crash":
         cluster.crash(anybody)

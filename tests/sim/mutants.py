@@ -14,11 +14,7 @@ from replctl.core.candidates import Candidate, Ranking
 from replctl.core.model import NodeFacts
 from replctl.core.situation import Position, Situation, is_cut
 from tests.sim import looks, story, world
-from tests.sim.misfortune import (
-    it_loses_the_node,
-    its_answer_is_lost_and_the_old_primary_returns,
-    node_crashes,
-)
+from tests.sim.misfortune import the_new_primary_is_lost_too
 from tests.sim.story import Story
 from tests.sim.world import SimWorld
 
@@ -35,16 +31,23 @@ class Mutant:
 
 
 def forgotten_votes(story: Story) -> bool:
-    return story.is_amnesia
+    return story.theme == "forgotten votes"
 
 
 def held_up_replay(story: Story) -> bool:
     return any(n.holds_on for n in story.cluster.nodes.values())
 
 
-def lost_answers(story: Story) -> bool:
-    traps = {a.what for a in story.ambushes if a.kind == "Promote"}
-    return bool(traps & {its_answer_is_lost_and_the_old_primary_returns, it_loses_the_node, node_crashes})
+def second_failovers(story: Story) -> bool:
+    return any(a.what is the_new_primary_is_lost_too for a in story.ambushes)
+
+
+def two_sides(story: Story) -> bool:
+    return story.theme == "two sides"
+
+
+def lost_heirs(story: Story) -> bool:
+    return story.theme == "lost heir"
 
 
 def _everywhere(patch: Patch, name: str, new: Any) -> None:
@@ -70,6 +73,10 @@ def no_vote_check(patch: Patch) -> None:
     patch.setattr(Situation, "majority", property(lambda self: 0))
 
 
+def minority_is_enough(patch: Patch) -> None:
+    patch.setattr(Situation, "majority", property(lambda self: len(self.voters) // 2))
+
+
 def hidden_nodes_ignored(patch: Patch) -> None:
     def needed(self: Situation) -> int:
         seen = [m for m in self.members if self.facts(m) is not None]
@@ -85,6 +92,13 @@ def one_cut_too_few(patch: Patch) -> None:
 
 def silence_is_believed(patch: Patch) -> None:
     patch.setattr(plan, "_evidence", lambda now: None)
+
+
+def second_look_skipped(patch: Patch) -> None:
+    async def prove(self: SimWorld, now: Situation) -> None:
+        self.proven_s = self.cluster.now_s
+
+    patch.setattr(SimWorld, "_prove", prove)
 
 
 def divergence_ignored(patch: Patch) -> None:
@@ -157,8 +171,26 @@ def restored_after_a_promotion_without_answer(patch: Patch) -> None:
     patch.setattr(run, "StepResult", Result)
 
 
+def fresh_voter_is_trusted(patch: Patch) -> None:
+    patch.setattr(world, "fresh_voter_s", lambda: 0.0)
+
+
 def promotion_without_time_limit(patch: Patch) -> None:
     patch.setattr(world, "PROMOTE_WITHIN_S", 1e9)
+
+
+def stale_primary_is_taken(patch: Patch) -> None:
+    _everywhere(patch, "is_stale", lambda facts, replicas: False)
+
+
+def votes_end_with_the_promotion(patch: Patch) -> None:
+    right = plan._after_promotion
+
+    def after(now: Situation, primary: NodeFacts) -> Any:
+        votes = dict.fromkeys(now.voters, situation.Vote.HELD)
+        return right(replace(now, votes=votes), primary)
+
+    patch.setattr(plan, "_after_promotion", after)
 
 
 def nobody_is_repointed(patch: Patch) -> None:
@@ -173,12 +205,20 @@ def answers_are_ignored(patch: Patch) -> None:
     patch.setattr(plan, "no_failover", lambda now: None)
 
 
+def traces_are_overlooked(patch: Patch) -> None:
+    patch.setattr(plan, "rival", lambda now: None)
+
+
 def cut_replicas_are_given_to_whoever_writes(patch: Patch) -> None:
     patch.setattr(plan, "rival_of", lambda now, primary, replica: None)
 
 
 def another_is_promoted_where_the_first_is_silent(patch: Patch) -> None:
     patch.setattr(run, "_asked_for_promotion", lambda outcome: False)
+
+
+def fork_of_the_lost_timeline_is_forgotten(patch: Patch) -> None:
+    patch.setattr(plan, "_newer_line", lambda now, chosen, cut: None)
 
 
 def silence_is_enough_without_quorum(patch: Patch) -> None:
@@ -206,10 +246,12 @@ def cut_replicas_below_a_cut_one_are_forgotten(patch: Patch) -> None:
 
 MUTANTS = (
     Mutant("ascending_rank", ascending_rank),
-    Mutant("no_vote_check", no_vote_check, forgotten_votes),
+    Mutant("no_vote_check", no_vote_check, two_sides),
+    Mutant("minority_is_enough", minority_is_enough, two_sides),
     Mutant("hidden_nodes_ignored", hidden_nodes_ignored),
     Mutant("one_cut_too_few", one_cut_too_few),
     Mutant("silence_is_believed", silence_is_believed),
+    Mutant("second_look_skipped", second_look_skipped, forgotten_votes),
     Mutant("divergence_ignored", divergence_ignored),
     Mutant("delayed_is_promoted", delayed_is_promoted, held_up_replay),
     Mutant("never_is_overlooked", never_is_overlooked),
@@ -219,18 +261,23 @@ MUTANTS = (
     Mutant("nothing_is_restored", nothing_is_restored),
     Mutant("restored_without_votes", restored_without_votes, forgotten_votes),
     Mutant(
-        "restored_after_a_promotion_without_answer", restored_after_a_promotion_without_answer, lost_answers
+        "restored_after_a_promotion_without_answer", restored_after_a_promotion_without_answer, lost_heirs
     ),
+    Mutant("fresh_voter_is_trusted", fresh_voter_is_trusted, forgotten_votes),
     Mutant("promotion_without_time_limit", promotion_without_time_limit, forgotten_votes),
+    Mutant("stale_primary_is_taken", stale_primary_is_taken, second_failovers),
+    Mutant("votes_end_with_the_promotion", votes_end_with_the_promotion, forgotten_votes),
     Mutant("nobody_is_repointed", nobody_is_repointed),
     Mutant("past_the_fork_is_overlooked", past_the_fork_is_overlooked),
     Mutant("answers_are_ignored", answers_are_ignored),
-    Mutant("cut_replicas_are_given_to_whoever_writes", cut_replicas_are_given_to_whoever_writes),
+    Mutant("traces_are_overlooked", traces_are_overlooked, lost_heirs),
+    Mutant("cut_replicas_are_given_to_whoever_writes", cut_replicas_are_given_to_whoever_writes, lost_heirs),
     Mutant(
         "another_is_promoted_where_the_first_is_silent",
         another_is_promoted_where_the_first_is_silent,
-        lost_answers,
+        lost_heirs,
     ),
+    Mutant("fork_of_the_lost_timeline_is_forgotten", fork_of_the_lost_timeline_is_forgotten, lost_heirs),
     Mutant("silence_is_enough_without_quorum", silence_is_enough_without_quorum),
     Mutant("held_up_replica_is_told_to_catch_up", held_up_replica_is_told_to_catch_up, held_up_replay),
     Mutant("whoever_is_below_a_cut_replica_is_asked", whoever_is_below_a_cut_replica_is_asked),

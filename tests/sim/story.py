@@ -12,12 +12,11 @@ from replctl.core.outcome import Ending, Outcome, StepResult
 from replctl.core.plan import Plan
 from replctl.core.settings import ClusterSettings, ReplicationSettings, WitnessSpec
 from replctl.core.situation import Request
-from replctl.core.steps import Step
 from tests.sim import clock
 from tests.sim.checkers import Checkers
 from tests.sim.cluster import Cluster, Node
 from tests.sim.controller import TIMINGS, Controller, counted, said_of, said_of_step
-from tests.sim.misfortune import Ambush, befall, lay_ambushes, prepare, prepare_amnesia, spring
+from tests.sim.misfortune import Ambush, befall, lay_ambushes, prepare, spring
 from tests.sim.world import SimWorld
 from tests.unit.builders import spec
 
@@ -36,15 +35,25 @@ class Story:
     checkers: Checkers
     fence_commands: frozenset[str]
     ambushes: list[Ambush]
-    is_amnesia: bool = False  # a story about forgotten votes
+    theme: str = ""  # what it is about beside its accidents
     outcomes: list[Outcome] = field(default_factory=list)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
+    is_over: bool = False
 
     @property
     def violations(self) -> list[str]:
         """What must never be, and was."""
         return self.cluster.violations
+
+    def later(self, delay_s: float, what: Callable[..., None], *given: object) -> None:
+        """A misfortune that comes a little later, if trouble is not over by then."""
+
+        def happen() -> None:
+            if not self.is_over:
+                what(*given)
+
+        asyncio.get_running_loop().call_later(delay_s, happen)
 
     # ---- controllers come, act and go
 
@@ -59,11 +68,18 @@ class Story:
         self.tasks[name].cancel()
         self.cluster.say(name, "dies")
         self.cluster.counts["controller died in a run" if name in self.running else "controller died"] += 1
-        asyncio.get_running_loop().call_later(self.rng.uniform(0.1, 2.0), self.start_controller, name)
+        if name != "c9":
+            asyncio.get_running_loop().call_later(self.rng.uniform(0.1, 2.0), self.start_controller, name)
+
+    def somebody_acts(self, lost: str | None) -> None:
+        """One more controller, which has been told that this primary is lost, and acts at once."""
+        once = Controller(self, "c9", primary=lost)
+        self.tasks["c9"] = asyncio.create_task(once.carry_out(lost))
 
     def begin_run(self, name: str, world: SimWorld) -> None:
         """A controller runs a failover."""
         self.checkers.worlds[name] = world
+        world.on_moment = self.at_moment
         self.cluster.say(name, f"runs a failover of {world.request.lost}")
         if self.running - {name}:
             self.cluster.counts["two runs at once"] += 1
@@ -84,9 +100,9 @@ class Story:
 
         return tell_step
 
-    def at_moment(self, world: SimWorld, when: str, step: Step) -> None:
-        """A run has come to a step."""
-        spring(self, world.controller, when, step)
+    def at_moment(self, world: SimWorld, moment: str, node: str | None) -> None:
+        """A run has come to where an ambush may be laid."""
+        spring(self, world.controller, moment, node)
 
 
 # ---- making one up
@@ -127,7 +143,8 @@ def build(seed: int) -> Story:
     )
     fences = frozenset(names if rng.random() < 0.15 else ())
     story = Story(seed, rng, cluster, settings, Checkers(cluster, settings), fences, lay_ambushes(rng))
-    story.is_amnesia = count > 3 and rng.random() < 0.35
+    if count > 2:
+        story.theme = rng.choice(("", "", "forgotten votes", "lost heir", "two sides"))
     return story
 
 
@@ -178,11 +195,11 @@ def _had_a_failover(rng: random.Random, nodes: list[Node]) -> None:
 async def play(story: Story) -> None:
     """Let it happen, then heal everything, and see what has become of it."""
     cluster, rng = story.cluster, story.rng
-    for name in ["c1", "c2", "c3"][: rng.choice((2, 3) if story.is_amnesia else (1, 1, 2, 2, 3))]:
+    for name in ["c1", "c2", "c3"][: rng.choice((2, 3) if story.theme else (1, 1, 2, 2, 3))]:
         story.start_controller(name)
     life = asyncio.create_task(cluster.live(END_S))
     await asyncio.sleep(rng.uniform(0.2, 0.7))
-    prepare_amnesia(story) if story.is_amnesia else prepare(story)
+    prepare(story)
     await asyncio.sleep(rng.uniform(0.1, 0.3))
     befall(story, main=True)
     onlooker = asyncio.create_task(look_on(story))
@@ -230,6 +247,7 @@ def _heal(story: Story) -> None:
     cluster = story.cluster
     cluster.heal()
     story.ambushes.clear()
+    story.is_over = True
     for node in cluster.nodes.values():
         cluster.thaw(node.name)
         node.paused = node.in_conflict = False
