@@ -33,6 +33,9 @@ class RefusalCode(StrEnum):
     LOSS_TOO_LARGE = "LOSS_TOO_LARGE"
 
 
+GRANTS = "the rights that replctl grants prints"  # a remedy wherever a node does not show enough
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
     """Why nothing is done, and what would change that."""

@@ -9,7 +9,18 @@ from typing import Any
 import pytest
 
 from replctl.controller import run
-from replctl.core import candidates, objections, plan, rivals, situation, steps
+from replctl.core import (
+    candidates,
+    cuts,
+    evidence,
+    following,
+    objections,
+    plan,
+    promotion,
+    rivals,
+    situation,
+    steps,
+)
 from replctl.core.candidates import Candidate, Ranking
 from replctl.core.model import NodeFacts
 from replctl.core.situation import Position, Situation, is_cut
@@ -19,6 +30,8 @@ from tests.sim.story import Story
 from tests.sim.world import SimWorld
 
 Patch = pytest.MonkeyPatch
+CORE = (candidates, cuts, evidence, following, objections, plan, promotion, rivals, situation, steps)
+MODULES = (*CORE, run, looks, story, world)
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,7 @@ def lost_heirs(story: Story) -> bool:
 
 def _everywhere(patch: Patch, name: str, new: Any) -> None:
     """Replace a function in every module that has it by this name."""
-    for module in (candidates, objections, run, plan, rivals, situation, steps, looks, story, world):
+    for module in MODULES:
         if hasattr(module, name):
             patch.setattr(module, name, new)
 
@@ -65,8 +78,8 @@ def ascending_rank(patch: Patch) -> None:
     def end(candidate: Candidate) -> tuple[int, int]:
         return (-(candidate.timeline or 0), -(candidate.received_lsn or 0))
 
-    patch.setattr(plan, "rank", backwards)
-    patch.setattr(plan, "_end", end)
+    patch.setattr(promotion, "rank", backwards)
+    patch.setattr(promotion, "_end", end)
 
 
 def no_vote_check(patch: Patch) -> None:
@@ -91,7 +104,7 @@ def one_cut_too_few(patch: Patch) -> None:
 
 
 def silence_is_believed(patch: Patch) -> None:
-    patch.setattr(plan, "_evidence", lambda now: None)
+    patch.setattr(plan, "require_silence", lambda now: None)
 
 
 def second_look_skipped(patch: Patch) -> None:
@@ -184,21 +197,21 @@ def stale_primary_is_taken(patch: Patch) -> None:
 
 
 def votes_end_with_the_promotion(patch: Patch) -> None:
-    right = plan._after_promotion
+    right = plan.next_following
 
     def after(now: Situation, primary: NodeFacts) -> Any:
         votes = dict.fromkeys(now.voters, situation.Vote.HELD)
         return right(replace(now, votes=votes), primary)
 
-    patch.setattr(plan, "_after_promotion", after)
+    patch.setattr(plan, "next_following", after)
 
 
 def nobody_is_repointed(patch: Patch) -> None:
-    patch.setattr(plan, "_should_follow", lambda now, facts, primary: False)
+    patch.setattr(following, "_should_follow", lambda now, facts, primary: False)
 
 
 def past_the_fork_is_overlooked(patch: Patch) -> None:
-    patch.setattr(plan, "_is_past_fork", lambda now, facts, primary: False)
+    _everywhere(patch, "is_past_fork", lambda now, facts, primary: False)
 
 
 def answers_are_ignored(patch: Patch) -> None:
@@ -210,7 +223,7 @@ def traces_are_overlooked(patch: Patch) -> None:
 
 
 def cut_replicas_are_given_to_whoever_writes(patch: Patch) -> None:
-    patch.setattr(plan, "rival_of", lambda now, primary, replica: None)
+    patch.setattr(following, "rival_of", lambda now, primary, replica: None)
 
 
 def another_is_promoted_where_the_first_is_silent(patch: Patch) -> None:
@@ -218,22 +231,22 @@ def another_is_promoted_where_the_first_is_silent(patch: Patch) -> None:
 
 
 def fork_of_the_lost_timeline_is_forgotten(patch: Patch) -> None:
-    patch.setattr(plan, "_newer_line", lambda now, chosen, cut: None)
+    patch.setattr(promotion, "_newer_line", lambda now, chosen, cut: None)
 
 
 def silence_is_enough_without_quorum(patch: Patch) -> None:
-    patch.setattr(plan, "_dead", lambda now, why: None)
+    _everywhere(patch, "require_death", lambda now, why: None)
 
 
 def held_up_replica_is_told_to_catch_up(patch: Patch) -> None:
-    patch.setattr(plan, "_is_stuck_behind", lambda now, candidate, best: False)
+    patch.setattr(promotion, "_is_stuck_behind", lambda now, candidate, best: False)
 
 
 def whoever_is_below_a_cut_replica_is_asked(patch: Patch) -> None:
     def connected(now: Situation) -> list[NodeFacts]:
         return [f for f in now.replicas if f.receiver is not None and candidates.is_orphan(now, f)]
 
-    patch.setattr(plan, "_connected", connected)
+    patch.setattr(evidence, "connected_to_lost", connected)
 
 
 def cut_replicas_below_a_cut_one_are_forgotten(patch: Patch) -> None:
