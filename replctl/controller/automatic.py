@@ -20,6 +20,7 @@ from replctl.controller.run import carry_out
 from replctl.controller.upkeep import (
     Patience,
     block_mark,
+    disputing,
     flushed_by_enough,
     stale_primaries,
     sync_is_restored,
@@ -41,7 +42,7 @@ from replctl.core.status import ClusterStatus, SyncStatus, assess
 from replctl.core.steps import ProveSilence, TakeVotes
 from replctl.errors import ReplctlError
 from replctl.inventory import Inventory
-from replctl.pg.act import Hands
+from replctl.pg.change import Editor
 from replctl.pg.locks import Ballot
 from replctl.pg.marks import write_mark
 from replctl.pg.observe import Observer
@@ -248,6 +249,7 @@ class Controller:
             lost_timeline=self._timeline if request.lost == self.primary else None,
             last_known_lsns=dict(self._received),
             before=incident.before,
+            note=incident.found,
             block=block_mark(request.lost, self.inventory.settings.failover.block_s),
             halt=self.stopping,
         )
@@ -303,6 +305,14 @@ class Controller:
             return acted
         for node in stale_primaries(seen):
             acted = await self._fence(ballot, node) or acted
+        if disputed := disputing(seen):
+            older = " and ".join(disputed)
+            self._tell_once(
+                "disputed",
+                f"{older} and {seen.primary} accept writes, and replicas follow {older}: nothing is changed;"
+                " replctl fence the one that is wrong",
+            )
+            return acted
         if finding.verdict is not Verdict.ALIVE or self.primary is None or seen.primary != self.primary:
             return acted
         state, now_s = seen.state, time.monotonic()
@@ -332,9 +342,9 @@ class Controller:
         """Make writing impossible on an old primary that shows itself."""
         try:
             try:
-                await Hands(self.inventory, ballot).fence(node)
+                await Editor(self.inventory, ballot).fence(node)
             except ReplctlError:  # on a connection from before it was gone, perhaps
-                await Hands(self.inventory, ballot).fence(node)
+                await Editor(self.inventory, ballot).fence(node)
         except ReplctlError as error:
             self._tell_once(f"fence_failed {node}", f"{node} could not be fenced: {error}")
             return False
@@ -350,7 +360,7 @@ class Controller:
         short = sync_short(seen)
         if not self._patience.has_lasted("sync", short is not None, time.monotonic()):
             short = None
-        hands, wanted = Hands(self.inventory, ballot), self.inventory.settings.failover.synchronous or ""
+        editor, wanted = Editor(self.inventory, ballot), self.inventory.settings.failover.synchronous or ""
         try:
             if short is not None and not self._may_degrade(seen):
                 self._tell_once(
@@ -363,11 +373,11 @@ class Controller:
                 sentence = f"{short.streaming} of {short.needed} replicas stream: {instead} until they return"
                 mark = {"reason": sentence, "since_at": time.time(), "until_at": None}
                 await write_mark(connection, "sync", mark)  # first: whoever finds it restores
-                await hands.set_synchronous(primary, short.instead)
+                await editor.set_synchronous(primary, short.instead)
                 self._tell("sync_lowered", sentence, node=primary)
             elif marks is not None and marks.sync is not None and sync_restorable(seen):
                 if not sync_is_restored(seen):
-                    await hands.set_synchronous(primary, wanted)
+                    await editor.set_synchronous(primary, wanted)
                     self._tell("sync_restored", f"{primary} waits for {wanted} again", node=primary)
                 elif self._lower_until is None:
                     self._lower_until = seen[primary].write_lsn

@@ -9,7 +9,7 @@ from replctl.core.model import ClusterState, Lsn, NodeFacts
 from replctl.core.quorum import SyncRule, parse_sync_rule, same_rule, sync_name
 from replctl.core.settings import ClusterSettings
 from replctl.core.situation import is_cut, lost_primary
-from replctl.core.status import ClusterStatus, NodeState
+from replctl.core.status import ClusterStatus, NodeState, NodeStatus
 
 SEEN_TWICE_S = 1.0  # what is to be mended has been so for at least this long
 
@@ -29,17 +29,40 @@ class Patience:
 
 
 def stale_primaries(seen: ClusterStatus) -> tuple[str, ...]:
-    """Nodes that accept writes on an older timeline than the primary's.
+    """Nodes that accept writes on an older timeline than the primary's, and were replaced by it."""
+    disputed = disputing(seen)
+    return tuple(n.name for n in _older(seen) if n.name not in disputed)
 
-    One to which a quorum still streams was not replaced: somebody has promoted another node by hand.
+
+def disputing(seen: ClusterStatus) -> tuple[str, ...]:
+    """Nodes that accept writes on an older timeline, but were never replaced: another was promoted by hand.
+
+    A quorum still streams from them or, without a rule, more replicas than from the newer one. Which of the
+    two is right is not for a controller to say.
     """
-    rule = _rule(seen.settings)
-    stale = [n for n in seen.nodes if n.state is NodeState.STALE_PRIMARY and n.facts is not None]
+    rule, newest = _rule(seen.settings), seen.primary_node
+    followed = _followers(newest, seen.settings) if newest is not None else 0
     return tuple(
         n.name
-        for n in stale
-        if rule is None or n.facts is None or confirming(n.facts, rule) < rule.confirmations
+        for n in _older(seen)
+        if n.facts is not None
+        and (
+            confirming(n.facts, rule) >= rule.confirmations
+            if rule is not None
+            else _followers(n, seen.settings) > followed
+        )
     )
+
+
+def _older(seen: ClusterStatus) -> list[NodeStatus]:
+    return [n for n in seen.nodes if n.state is NodeState.STALE_PRIMARY and n.facts is not None]
+
+
+def _followers(node: NodeStatus, settings: ClusterSettings) -> int:
+    """How many nodes of the inventory stream from this one."""
+    names = {n.application_name for n in settings.nodes}
+    senders = node.facts.senders if node.facts is not None else ()
+    return sum(s.state == "streaming" and s.application_name in names for s in senders)
 
 
 def unfinished(state: ClusterState, settings: ClusterSettings, primary: str) -> bool:

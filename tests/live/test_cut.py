@@ -214,12 +214,12 @@ def test_no_receiver_reappears_after_a_cut_under_load(lab: Lab) -> None:
         try:
             for _ in range(CUTS):
                 await hands.cut("pg3", "plain")
-                end = (await hands.positions(["pg3"]))["pg3"]
+                end = (await hands.ends.positions(["pg3"]))["pg3"]
                 for _ in range(10):
                     row = (await hands.run("pg3", text))[0]
                     seen += row["receivers"] + row["receivers_shown"]
                     await asyncio.sleep(0.005)
-                seen += (await hands.positions(["pg3"]))["pg3"] != end
+                seen += (await hands.ends.positions(["pg3"]))["pg3"] != end
                 await hands.restore("pg3", "pg1")
                 await hands.until_streaming("pg3", 1)
         finally:
