@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from replctl.controller.upkeep import flushed_by_enough
+from replctl.controller.sync import flushed_by_enough
 from replctl.core.detector import Word
 from replctl.core.lag import LagHistory
 from replctl.core.model import FENCE_NAME, Cause, ClusterState, Lsn, NodeFacts, Observation
