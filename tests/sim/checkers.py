@@ -20,7 +20,7 @@ class Checkers:
         self.settings = settings
         self.quorum = cluster.rule is not None  # and nobody gave anything up
         self.worlds: dict[str, SimWorld] = {}  # the run that each controller is in
-        self.cut_by: dict[str, set[str]] = {}
+        self.last_touch: dict[str, SimWorld] = {}  # whose word about its upstream each node had last
         cluster.on_acknowledge = self.one_node_acknowledges
         cluster.on_ask = self.look_at_request
         cluster.on_promote = self.look_at_promotion
@@ -121,7 +121,7 @@ class Checkers:
 
     def touch(self, world: SimWorld, name: str, upstream: str) -> None:
         """Before every change of an upstream."""
-        self.cut_by.setdefault(world.controller, set()).add(name)
+        self.last_touch[name] = world
         self.streaming_primary_is_left_alone(world, name, upstream)
         if not world.restoring:
             self.diverged_is_left_alone(name, upstream)
@@ -171,7 +171,7 @@ class Checkers:
         if not outcome.results and world.touched:
             self.cluster.violate("a refusal changes nothing", f"it wrote to {sorted(world.touched)}")
         if ending is Ending.REFUSED and outcome.results:
-            left = [n for n in world.touched if self._cut_by_nobody_else(n, world.controller)]
+            left = [n for n in world.touched if self._left_cut(n, world)]
             if left:
                 self.cluster.violate("an aborted run restores every cut", f"{left} is left, and not named")
         if ending is Ending.NOT_RESTORED and not outcome.left_cut:
@@ -194,10 +194,10 @@ class Checkers:
         if world.touched or held or outcome.results:
             self.cluster.violate("a dry run changes nothing", f"wrote {world.touched}, holds {held}")
 
-    def _cut_by_nobody_else(self, name: str, controller: str) -> bool:
+    def _left_cut(self, name: str, world: SimWorld) -> bool:
+        """Whether this run, and none after it, has left the node without an upstream."""
         node = self.cluster.nodes[name]
-        others = set().union(*(s for c, s in self.cut_by.items() if c != controller), set())
-        return node.in_recovery and node.upstream is None and name not in others
+        return node.in_recovery and node.upstream is None and self.last_touch.get(name) is world
 
     # ---- at the end of everything
 
