@@ -258,7 +258,14 @@ class Checkers:
             for node in self.cluster.nodes.values()
             if node.works and node.in_recovery and not node.holds_on and not node.deaf
             if self._undiverged(node, newest) and not self._follows(node, newest)
+            if not self._may_be_anothers(node, newest)
         ]
+
+    def _may_be_anothers(self, node: Node, primary: Node) -> bool:
+        """Cut for the sake of a node that is silent now, as far as anybody can tell: people have to look."""
+        others = [n for n in self.cluster.nodes.values() if n not in (node, primary) and not n.is_witness]
+        silent = [n for n in others if not n.works and self.settings.node(n.name).promote != "never"]
+        return bool(silent) and node.is_cut and node.timeline == primary.timeline
 
     def is_restless(self) -> bool:
         """Whether there is something that controllers still have to do."""
