@@ -63,6 +63,12 @@ class Checkers:
                     "never two promotions",
                     f"{controller} promotes {node.name}, {other.controller} has promoted {other.node}",
                 )
+        newest = max(self.cluster.promotions, key=lambda p: p.old_timeline, default=None)
+        lost = node.promoting[1] if node.promoting is not None else None
+        if newest is not None and newest.node != lost and not self.cluster.nodes[newest.node].in_recovery:
+            self.cluster.violate(
+                "only the newest primary is replaced", f"{node.name} for {lost}, not for {newest.node}"
+            )
 
     def nothing_acknowledged_is_lost(self, node: Node) -> None:
         """With a quorum rule, the new primary has every commit that anybody was told of."""
@@ -122,15 +128,23 @@ class Checkers:
     def touch(self, world: SimWorld, name: str, upstream: str) -> None:
         """Before every change of an upstream."""
         self.last_touch[name] = world
+        self.only_with_the_votes(world, name)
         self.streaming_primary_is_left_alone(world, name, upstream)
         if not world.restoring:
             self.diverged_is_left_alone(name, upstream)
+
+    def only_with_the_votes(self, world: SimWorld, name: str) -> None:
+        """Another run may be cutting the same replica: only whoever took the votes changes an upstream."""
+        if not world.voted:
+            self.cluster.violate("upstreams are changed under the votes only", f"{world.controller}: {name}")
 
     def diverged_is_left_alone(self, name: str, upstream: str) -> None:
         """What has replayed past the fork would wait for ever: it needs a rewind."""
         node, above = self.cluster.nodes[name], self.cluster.nodes.get(upstream)
         if above is None or node.timeline == above.timeline or not node.is_cut:
             return  # one that still streams may have passed the fork since it was looked at
+        if node.timeline > above.timeline and not above.in_recovery:
+            self.cluster.violate("no replica is given to a stale primary", f"{name} is given to {upstream}")
         fork = above.forks.get(node.timeline)
         if fork is not None and node.replayed > fork:
             self.cluster.violate("a replica past the fork is left alone", f"{name} is given to {upstream}")
