@@ -93,6 +93,10 @@ class Checkers:
                     "the promoted is maximal",
                     f"{node.name} has {len(node.wal)} records, {name} has {len(other.wal)}",
                 )
+            if other.is_cut and other.timeline == node.timeline and other.forks != node.forks:
+                self.cluster.violate(
+                    "of two histories none is promoted", f"{node.name} is promoted, {name} has another"
+                )
 
     def promoted_may_be_promoted(self, node: Node) -> None:
         """`never` means never, and a delayed replica is kept for its delay."""
@@ -241,6 +245,9 @@ class Checkers:
         primary = self.newest()
         others = [n for n in self.cluster.nodes.values() if n is not primary]
         data = [n for n in others if not n.is_witness]
+        replicas = [n for n in data if n.in_recovery or n.timeline >= primary.timeline]  # without stale ones
+        rule = self.cluster.rule
+        needed = 1 if rule is None else max(1, len(data) - rule.confirmations + 1)
         plain = all(
             n.works
             and n.in_recovery
@@ -249,7 +256,7 @@ class Checkers:
             and n.timeline == primary.timeline
             and self.settings.node(n.name).promote != "never"
             and n.wal == primary.wal[: len(n.wal)]
-            for n in data
+            for n in replicas
         )
         voters = len(others) + 1
         return (
@@ -257,6 +264,7 @@ class Checkers:
             and self.quorum
             and plain
             and len(data) > 1
+            and len(replicas) >= needed
             and all(n.works for n in others)
             and len(others) >= voters // 2 + 1
             and self.settings.failover.fencing != "required"

@@ -79,6 +79,11 @@ def controller_stalls(story: Story, controller: str, node: str) -> None:
     story.cluster.stalled_until_s[controller] = story.cluster.now_s + length_s
 
 
+def who_was_stopped_goes_on(story: Story, controller: str, node: str) -> None:
+    """At the worst moment: when another is about to promote, or just has."""
+    story.cluster.stalled_until_s = dict.fromkeys(story.cluster.stalled_until_s, story.cluster.now_s)
+
+
 def node_crashes(story: Story, controller: str, node: str) -> None:
     story.cluster.crash(node, reset_heard=story.rng.random() < 0.6)
 
@@ -97,6 +102,9 @@ def its_votes_are_forgotten_while_it_is_stopped(story: Story, controller: str, n
     length_s = rng.choice((rng.uniform(0.2, 0.5), rng.uniform(0.5, 2.5)))
     cluster.stalled_until_s[controller] = cluster.now_s + length_s
     cluster.say(controller, f"is stopped for {length_s:.1f} s")
+    if rng.random() < 0.5:
+        moment = rng.choice(("before Promote", "after Promote"))
+        story.ambushes.insert(0, Ambush(moment, 0, who_was_stopped_goes_on))
     if rng.random() < 0.7:
         lost = story.checkers.worlds[controller].request.lost
         story.later(rng.uniform(0.05, 0.2), story.somebody_acts, lost)
@@ -121,9 +129,11 @@ def replay_stops_there(story: Story, controller: str, node: str) -> None:
 
 
 def replay_is_paused_there(story: Story, controller: str, node: str) -> None:
+    """And the old primary is back as soon as another is promoted."""
     if story.cluster.nodes[node].in_recovery:
         story.cluster.nodes[node].paused = True
         story.cluster.say(node, "replay is paused")
+        story.ambushes.insert(0, Ambush("after Promote", 0, the_old_primary_returns))
 
 
 def the_network_heals(story: Story, controller: str, node: str) -> None:
@@ -164,7 +174,7 @@ def the_heir_is_lost(story: Story, controller: str, node: str) -> None:
     newest = story.checkers.newest()
     heir = newest.name if newest.works else node
     loss = rng.choice((node_crashes, node_restarts, it_loses_the_node, the_others_lose_the_node))
-    story.later(rng.uniform(0.0, 0.2), loss, story, controller, heir)
+    story.later(rng.choice((0.0, rng.uniform(0.0, 0.2))), loss, story, controller, heir)
     if rng.random() < 0.5:
         story.later(rng.uniform(0.1, 1.0), the_old_primary_returns, story, controller, heir)
     if rng.random() < 0.5:

@@ -26,6 +26,7 @@ from replctl.core.model import NodeFacts
 from replctl.core.refusals import Reason
 from replctl.core.situation import Position, Situation, is_cut
 from tests.sim import controller, looks, story, world
+from tests.sim.cluster import Node
 from tests.sim.story import Story
 from tests.sim.world import SimWorld
 
@@ -53,8 +54,16 @@ def theme(*names: str) -> Callable[[Story], bool]:
     return lambda story: story.theme is not None and story.theme.name in names
 
 
+def replicas(story: Story) -> list[Node]:
+    return [n for n in story.cluster.nodes.values() if n.in_recovery]
+
+
 def held_up_replay(story: Story) -> bool:
-    return any(n.holds_on for n in story.cluster.nodes.values())
+    return any(n.holds_on for n in replicas(story))
+
+
+def held_up_favourite(story: Story) -> bool:
+    return any(n.holds_on and story.settings.node(n.name).promote == "prefer" for n in replicas(story))
 
 
 def asynchronous(story: Story) -> bool:
@@ -67,9 +76,8 @@ def earlier_failover(story: Story) -> bool:
 
 def two_histories_and_all_confirm(story: Story) -> bool:
     """Any one replica that is cut proves that nothing is lost."""
-    members = [n for n in story.cluster.nodes.values() if n.in_recovery and not n.is_witness]
     rule = story.cluster.rule
-    return earlier_failover(story) and rule is not None and rule.confirmations == len(members)
+    return earlier_failover(story) and rule is not None and rule.confirmations == len(replicas(story))
 
 
 def cascade(story: Story) -> bool:
@@ -341,7 +349,7 @@ MUTANTS = (
     Mutant(fork_of_the_lost_timeline_is_forgotten, theme("lost heir", "lost heir of few")),
     Mutant(unseen_primary_is_taken_for_the_first, theme("lost heir", "lost heir of few")),
     Mutant(silence_is_enough_without_quorum, asynchronous),
-    Mutant(held_up_replica_is_told_to_catch_up, held_up_replay, calm=True),
+    Mutant(held_up_replica_is_told_to_catch_up, held_up_favourite, calm=True),
     Mutant(whoever_is_below_a_cut_replica_is_asked, cascade),
     Mutant(cut_replicas_below_a_cut_one_are_forgotten, cascade),
     Mutant(rule_of_the_new_primary_is_forgotten, theme("old primary")),

@@ -118,9 +118,9 @@ class SimWorld:
 
     async def _stall(self) -> None:
         """Whoever was stopped goes on as if no time had passed."""
-        left_s = self.cluster.stalled_until_s.get(self.controller, 0.0) - self.cluster.now_s
-        if left_s > 0:
-            await asyncio.sleep(left_s)
+        stalled_until_s = self.cluster.stalled_until_s
+        while (until_s := stalled_until_s.get(self.controller, 0.0)) > self.cluster.now_s:  # noqa: ASYNC110
+            await asyncio.sleep(min(0.02, until_s - self.cluster.now_s))  # it may be shortened meanwhile
 
     def _arrive_late(self, node: Node, boot: int, do: Callable[[Node], Any]) -> None:
         if node.works and node.boot == boot and (self.controller, node.name) not in self.cluster.blocked:
