@@ -73,15 +73,36 @@ def controller_dies(story: Story, controller: str, node: str) -> None:
     story.kill_controller(controller)
 
 
-def controller_stalls(story: Story, controller: str, node: str) -> None:
-    length_s = story.rng.uniform(0.2, 2.5)
+def controller_stalls(story: Story, controller: str, node: str, length_s: float | None = None) -> None:
+    length_s = length_s or story.rng.uniform(0.2, 2.5)
     story.cluster.say(controller, f"is stopped for {length_s:.1f} s")
     story.cluster.stalled_until_s[controller] = story.cluster.now_s + length_s
 
 
+def voters_are_restarted_while_it_is_stopped(story: Story, controller: str, node: str) -> None:
+    """Between its proof and its promotion; and another acts at once."""
+    cluster, rng = story.cluster, story.rng
+    controller_stalls(story, controller, node, length_s=rng.uniform(0.35, 0.45))
+    for name in [n for n in cluster.nodes if n != node]:
+        restart(story, name, rng.uniform(0.01, 0.03))
+    story.later(0.06, story.somebody_acts, story.checkers.worlds[controller].request.lost)
+
+
+def it_is_stopped_until_another_promotes(story: Story, controller: str, node: str) -> None:
+    """Then it goes on, without its votes and with the old primary back."""
+    controller_stalls(story, controller, node, length_s=3.0)
+    for name in list(story.cluster.nodes):
+        restart(story, name, story.rng.uniform(0.01, 0.03))
+    story.later(0.06, story.somebody_acts, story.checkers.worlds[controller].request.lost)
+    story.ambushes.insert(0, Ambush("before Promote", 0, who_was_stopped_goes_on))
+
+
 def who_was_stopped_goes_on(story: Story, controller: str, node: str) -> None:
     """At the worst moment: when another is about to promote, or just has."""
-    story.cluster.stalled_until_s = dict.fromkeys(story.cluster.stalled_until_s, story.cluster.now_s)
+    for name in story.cluster.stalled_until_s:
+        story.cluster.stalled_until_s[name] = story.cluster.now_s
+    if story.rng.random() < 0.7:
+        the_old_primary_returns(story, controller, node)
 
 
 def node_crashes(story: Story, controller: str, node: str) -> None:
@@ -177,8 +198,8 @@ def the_heir_is_lost(story: Story, controller: str, node: str) -> None:
     story.later(rng.choice((0.0, rng.uniform(0.0, 0.2))), loss, story, controller, heir)
     if rng.random() < 0.5:
         story.later(rng.uniform(0.1, 1.0), the_old_primary_returns, story, controller, heir)
-    if rng.random() < 0.5:
-        controller_dies(story, controller, heir)
+    if rng.random() < 0.6:
+        story.later(rng.choice((0.0, rng.uniform(0.02, 0.15))), controller_dies, story, controller, heir)
 
 
 def the_new_primary_is_lost_too(story: Story, controller: str, node: str) -> None:

@@ -77,6 +77,16 @@ def _forgotten_votes(story: Story) -> None:
         _trap(story, moments, 0, what)
 
 
+def _restarted_voters(story: Story) -> None:
+    _one_is_ahead(story)
+    _trap(story, ("before Promote",), 0, misfortune.voters_are_restarted_while_it_is_stopped)
+
+
+def _late_restoration(story: Story) -> None:
+    """A run that has lost its votes gives back what another counts on."""
+    _trap(story, ("proving",), 0, misfortune.it_is_stopped_until_another_promotes)
+
+
 def _lost_heir(story: Story) -> None:
     """The controller that does not see the one that is ahead is also late."""
     _one_is_ahead(story)
@@ -123,6 +133,24 @@ THEMES = {
             witnesses=1,
             plain=True,
             controllers=(1, 1, 2),
+        ),
+        Theme(
+            "restarted voters",
+            ("crash",),
+            _restarted_voters,
+            nodes=(4,),
+            witnesses=1,
+            plain=True,
+            controllers=(1,),
+        ),
+        Theme(
+            "late restoration",
+            ("crash",),
+            _late_restoration,
+            nodes=(3,),
+            few=True,
+            plain=True,
+            controllers=(1,),
         ),
         Theme("lost heir", _LOST, _lost_heir, nodes=(4, 5), witnesses=1, plain=True),
         Theme("lost heir of few", _LOST, _lost_heir, few=True, plain=True),
