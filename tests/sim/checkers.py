@@ -93,7 +93,8 @@ class Checkers:
                     "the promoted is maximal",
                     f"{node.name} has {len(node.wal)} records, {name} has {len(other.wal)}",
                 )
-            if other.is_cut and other.timeline == node.timeline and other.forks != node.forks:
+            twin = position.timeline == other.timeline == node.timeline and other.forks != node.forks
+            if position.incomplete is None and other.is_cut and twin:
                 self.cluster.violate(
                     "of two histories none is promoted", f"{node.name} is promoted, {name} has another"
                 )

@@ -202,6 +202,13 @@ def the_heir_is_lost(story: Story, controller: str, node: str) -> None:
         story.later(rng.choice((0.0, rng.uniform(0.02, 0.15))), controller_dies, story, controller, heir)
 
 
+def the_heir_is_lost_before_anybody_follows(story: Story, controller: str, node: str) -> None:
+    """The others are given to it all the same; and perhaps nobody is left who saw it as the primary."""
+    story.cluster.crash(story.checkers.newest().name)
+    if story.rng.random() < 0.6:
+        story.later(story.rng.uniform(0.03, 0.1), the_controllers_die, story, controller, node)
+
+
 def the_new_primary_is_lost_too(story: Story, controller: str, node: str) -> None:
     """The old one has been brought back as a replica by then, or comes back as what it was."""
     cluster, rng = story.cluster, story.rng

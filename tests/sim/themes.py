@@ -95,6 +95,10 @@ def _lost_heir(story: Story) -> None:
     _trap(story, (*moments, "after Repoint", "before Checkpoint"), 0, misfortune.the_heir_is_lost)
 
 
+def _unseen_heir(story: Story) -> None:
+    _trap(story, ("before Repoint",), 0, misfortune.the_heir_is_lost_before_anybody_follows)
+
+
 def _replay_stops_at_the_cut(story: Story) -> None:
     """Between the look that found it well and the setting that is to end its receiver."""
     _trap(story, ("before Cut",), story.rng.choice((0, 1)), misfortune.replay_is_paused_there)
@@ -154,6 +158,7 @@ THEMES = {
         ),
         Theme("lost heir", _LOST, _lost_heir, nodes=(4, 5), witnesses=1, plain=True),
         Theme("lost heir of few", _LOST, _lost_heir, few=True, plain=True),
+        Theme("heir of nobody", ("crash",), _unseen_heir, nodes=(4, 5), witnesses=1, plain=True),
         Theme("forgotten WAL", ("crash",), _is_kept_for_its_delay, _it_is_restarted, few=True),
         Theme("replay stops at the cut", ("freeze",), _replay_stops_at_the_cut, few=True, plain=True),
         Theme("old primary", ("crash",), _the_old_primary_is_back_when_the_new_one_is_lost, plain=True),
