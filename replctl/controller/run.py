@@ -128,7 +128,7 @@ async def _stop(world: World, outcome: Outcome, situation: Situation, reason: st
     if asked:
         # Whether it became the primary is not known: given back, the others could confirm for the old one.
         outcome.left_cut = tuple(sorted(touched | cut | asked))
-    elif touched:
+    elif touched or (cut and len(situation.votes_held) >= situation.majority):
         outcome.left_cut = await world.restore(tuple(sorted(touched | cut)))
     repointed = any(isinstance(r.step, Repoint) for r in outcome.results)  # to a primary that is silent now
     stopped = Ending.PARTIAL if repointed else Ending.REFUSED

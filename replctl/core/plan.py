@@ -16,7 +16,7 @@ from replctl.core.following import is_past_fork, next_following
 from replctl.core.objections import doubt, no_failover, no_step_at_all
 from replctl.core.promotion import Loss, loss_of, next_promotion
 from replctl.core.refusals import Reason
-from replctl.core.rivals import rival
+from replctl.core.rivals import rival, unseen_promotion
 from replctl.core.situation import Situation, is_held
 from replctl.core.steps import Promote, Step
 from replctl.core.topology import is_fenced
@@ -81,6 +81,7 @@ def next_step(situation: Situation) -> Step | Reason | None:
     return (
         no_failover(situation)
         or require_votes(situation)
+        or unseen_promotion(situation)
         or require_silence(situation)
         or require_cuts(situation)
         or rival(situation)

@@ -70,6 +70,7 @@ def situation_of(drawing: Drawing, request: Request) -> Situation:
         state=drawing.state,
         request=request,
         word=drawing.word(request.lost),
+        lost_timeline=drawing.timeline_seen(request.lost) if request.automatic else None,
         **drawing.gathered(request.lost),
     )
 

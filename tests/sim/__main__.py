@@ -34,7 +34,7 @@ def tell_one(seed: int) -> int:
     """Who there was, what happened, and what was wrong with it."""
     story = build(seed)
     failover = story.settings.failover
-    print(f"seed {seed}")
+    print(f"seed {seed}{f', about: {story.theme.name}' if story.theme is not None else ''}")
     print(f"synchronous = {failover.synchronous!r}, fencing = {failover.fencing}, ", end="")
     print(f"fence commands: {', '.join(sorted(story.fence_commands)) or 'none'}")
     for node in story.cluster.nodes.values():

@@ -83,7 +83,7 @@ class Node:
     @property
     def holds_on(self) -> bool:
         """Whether its startup process does not ask for WAL, and so never ends the receiver."""
-        return self.paused or self.delayed or self.in_conflict
+        return self.paused or self.delayed or (self.in_conflict and self.replayed < len(self.wal))
 
 
 @dataclass(frozen=True)
@@ -389,7 +389,6 @@ class Cluster:
         node.timeline += 1
         node.in_recovery, node.receiver, node.upstream, node.promoting = False, None, None, None
         node.paused = node.delayed = node.waiting = node.short_timeout = node.in_conflict = False
-        node.sync = self.sync
 
 
 def _is_part(wal: list[int], whole: list[int]) -> bool:

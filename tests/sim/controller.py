@@ -70,7 +70,7 @@ class Controller:
                 self.uneasy = self.uneasy + 1 if lost != self.primary else 0
                 if self.uneasy >= 3:  # not what another run is in the middle of
                     await self.carry_out(lost)
-            busy = self.detector.failures > 0
+            busy = self.detector.failures > 0 and verdict is not Verdict.ISOLATED
             await asyncio.sleep(
                 TIMINGS.burst_interval_s if busy else TIMINGS.interval_s * rng.uniform(0.7, 1.3)
             )

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tests.sim.cluster import Cluster
 
@@ -28,13 +28,16 @@ MOMENTS = (
 )
 
 
+Trap: TypeAlias = "Callable[[Story, str, str], None]"  # the controller that acts, and on which node
+
+
 @dataclass
 class Ambush:
     """Waits for a run to come to this moment, so many times."""
 
     moment: str
     skip: int
-    what: Callable[[Story, str, str], None]
+    what: Trap
 
 
 def lay_ambushes(rng: random.Random) -> list[Ambush]:
@@ -70,10 +73,36 @@ def controller_dies(story: Story, controller: str, node: str) -> None:
     story.kill_controller(controller)
 
 
-def controller_stalls(story: Story, controller: str, node: str) -> None:
-    length_s = story.rng.uniform(0.2, 2.5)
+def controller_stalls(story: Story, controller: str, node: str, length_s: float | None = None) -> None:
+    length_s = length_s or story.rng.uniform(0.2, 2.5)
     story.cluster.say(controller, f"is stopped for {length_s:.1f} s")
     story.cluster.stalled_until_s[controller] = story.cluster.now_s + length_s
+
+
+def voters_are_restarted_while_it_is_stopped(story: Story, controller: str, node: str) -> None:
+    """Between its proof and its promotion; and another acts at once."""
+    cluster, rng = story.cluster, story.rng
+    controller_stalls(story, controller, node, length_s=rng.uniform(0.35, 0.45))
+    for name in [n for n in cluster.nodes if n != node]:
+        restart(story, name, rng.uniform(0.01, 0.03))
+    story.later(0.06, story.somebody_acts, story.checkers.worlds[controller].request.lost)
+
+
+def it_is_stopped_until_another_promotes(story: Story, controller: str, node: str) -> None:
+    """Then it goes on, without its votes and with the old primary back."""
+    controller_stalls(story, controller, node, length_s=3.0)
+    for name in list(story.cluster.nodes):
+        restart(story, name, story.rng.uniform(0.01, 0.03))
+    story.later(0.06, story.somebody_acts, story.checkers.worlds[controller].request.lost)
+    story.ambushes.insert(0, Ambush("before Promote", 0, who_was_stopped_goes_on))
+
+
+def who_was_stopped_goes_on(story: Story, controller: str, node: str) -> None:
+    """At the worst moment: when another is about to promote, or just has."""
+    for name in story.cluster.stalled_until_s:
+        story.cluster.stalled_until_s[name] = story.cluster.now_s
+    if story.rng.random() < 0.7:
+        the_old_primary_returns(story, controller, node)
 
 
 def node_crashes(story: Story, controller: str, node: str) -> None:
@@ -91,16 +120,19 @@ def any_voter_restarts(story: Story, controller: str, node: str) -> None:
 def its_votes_are_forgotten_while_it_is_stopped(story: Story, controller: str, node: str) -> None:
     """Servers restart, and what the others could not reach before, they do now."""
     cluster, rng = story.cluster, story.rng
-    length_s = rng.choice((rng.uniform(0.2, 0.5), 2.5 * rng.random()))
+    length_s = rng.choice((rng.uniform(0.2, 0.5), rng.uniform(0.5, 2.5)))
     cluster.stalled_until_s[controller] = cluster.now_s + length_s
     cluster.say(controller, f"is stopped for {length_s:.1f} s")
+    if rng.random() < 0.5:
+        moment = rng.choice(("before Promote", "after Promote"))
+        story.ambushes.insert(0, Ambush(moment, 0, who_was_stopped_goes_on))
     if rng.random() < 0.7:
         lost = story.checkers.worlds[controller].request.lost
         story.later(rng.uniform(0.05, 0.2), story.somebody_acts, lost)
     for name in [n for n in cluster.nodes if cluster.nodes[n].up]:
         if rng.random() < 0.9:
             restart(story, name, rng.uniform(0.01, 0.1))
-    if rng.random() < 0.7:
+    if rng.random() < 0.3:
         cluster.heal()
     if rng.random() < 0.4:
         the_old_primary_returns(story, controller, node)
@@ -115,6 +147,14 @@ def its_answer_is_lost_and_the_old_primary_returns(story: Story, controller: str
 
 def replay_stops_there(story: Story, controller: str, node: str) -> None:
     _stop_replay(story.cluster, story.rng, node)
+
+
+def replay_is_paused_there(story: Story, controller: str, node: str) -> None:
+    """And the old primary is back as soon as another is promoted."""
+    if story.cluster.nodes[node].in_recovery:
+        story.cluster.nodes[node].paused = True
+        story.cluster.say(node, "replay is paused")
+        story.ambushes.insert(0, Ambush("after Promote", 0, the_old_primary_returns))
 
 
 def the_network_heals(story: Story, controller: str, node: str) -> None:
@@ -154,12 +194,19 @@ def the_heir_is_lost(story: Story, controller: str, node: str) -> None:
     rng = story.rng
     newest = story.checkers.newest()
     heir = newest.name if newest.works else node
-    loss = rng.choice((node_crashes, node_restarts, the_others_lose_the_node))
-    story.later(rng.uniform(0.0, 0.2), loss, story, controller, heir)
+    loss = rng.choice((node_crashes, node_restarts, it_loses_the_node, the_others_lose_the_node))
+    story.later(rng.choice((0.0, rng.uniform(0.0, 0.2))), loss, story, controller, heir)
     if rng.random() < 0.5:
         story.later(rng.uniform(0.1, 1.0), the_old_primary_returns, story, controller, heir)
-    if rng.random() < 0.5:
-        controller_dies(story, controller, heir)
+    if rng.random() < 0.6:
+        story.later(rng.choice((0.0, rng.uniform(0.02, 0.15))), controller_dies, story, controller, heir)
+
+
+def the_heir_is_lost_before_anybody_follows(story: Story, controller: str, node: str) -> None:
+    """The others are given to it all the same; and perhaps nobody is left who saw it as the primary."""
+    story.cluster.crash(story.checkers.newest().name)
+    if story.rng.random() < 0.6:
+        story.later(story.rng.uniform(0.03, 0.1), the_controllers_die, story, controller, node)
 
 
 def the_new_primary_is_lost_too(story: Story, controller: str, node: str) -> None:
@@ -178,7 +225,23 @@ def the_new_primary_is_lost_too(story: Story, controller: str, node: str) -> Non
     story.later(then_s, cluster.crash, node)
 
 
-TRAPS: tuple[Callable[[Story, str, str], None], ...] = (
+def the_new_primary_is_lost_and_the_old_one_is_back(story: Story, controller: str, node: str) -> None:
+    """As a primary; and whoever saw all that dies in the midst of replacing the new one."""
+    cluster, rng = story.cluster, story.rng
+    then_s = rng.uniform(0.1, 0.4)
+    story.later(then_s, cluster.crash, node)
+    for old in [n for n in cluster.nodes.values() if not n.in_recovery and not n.is_witness]:
+        if old.name != node:
+            story.later(then_s + rng.uniform(0.0, 0.8), cluster.start, old.name)
+    story.ambushes.insert(0, Ambush("after Cut", 0, the_controllers_die))
+
+
+def the_controllers_die(story: Story, controller: str, node: str) -> None:
+    for name in sorted(story.tasks):
+        story.kill_controller(name)
+
+
+TRAPS: tuple[Trap, ...] = (
     controller_dies,
     controller_dies,
     controller_dies,
@@ -221,60 +284,29 @@ def split(story: Story, anybody: str) -> None:
                 cluster.block(one, other)
 
 
-def prepare(story: Story) -> None:
-    """What was so for long before anything happened, and the traps that the theme of a story asks for."""
-    cluster, rng = story.cluster, story.rng
-    replicas = [n for n in cluster.nodes.values() if n.in_recovery]
-    for node in replicas:
-        if node.holds_on and rng.random() < 0.3:
-            asyncio.get_running_loop().call_later(rng.uniform(0.0, 0.5), restart, story, node.name, 0.05)
-    if story.theme:
-        cluster.counts[f"about {story.theme}"] += 1
-    if story.theme in ("forgotten votes", "lost heir"):
-        ahead = rng.choice(replicas)  # the one that is ahead is out of one controller's reach
-        cluster.block("c1", ahead.name)
-        for node in replicas:
-            node.slow = node is not ahead
-    elif rng.random() < 0.25:
-        for controller in sorted(story.tasks):
-            if rng.random() < 0.6:
-                cluster.block(controller, rng.choice(replicas).name)
-    if story.theme == "forgotten votes":
-        moments = (
-            "looking",
-            "looking",
-            "proving",
-            "restoring",
-            "before Promote",
-            "before Promote",
-            "before Repoint",
-        )
-        trap = its_votes_are_forgotten_while_it_is_stopped
-        story.ambushes.insert(0, Ambush(rng.choice(moments), rng.choice((0, 1, 2)), trap))
-    if story.theme == "lost heir":
-        moments = (
-            "before Promote",
-            "after Promote",
-            "before CreateSlot",
-            "before Repoint",
-            "before Checkpoint",
-        )
-        story.ambushes.insert(0, Ambush(rng.choice(moments), 0, the_heir_is_lost))
-
-
 def take_sides(story: Story) -> None:
     """Two halves of replicas and controllers; the witnesses are in touch with both."""
     cluster, rng = story.cluster, story.rng
     nodes = [n.name for n in cluster.nodes.values() if not n.is_witness]
-    side = {name: rng.random() < 0.5 for name in [*nodes, *sorted(story.tasks)]} | {"c1": True, "c2": False}
+    rng.shuffle(nodes)
+    side = {name: place % 2 == 0 for place, name in enumerate(nodes)}
+    side |= {"c1": True, "c2": False} | {c: rng.random() < 0.5 for c in story.tasks if c not in ("c1", "c2")}
+    _part(story, side)
+
+
+def leave_the_primary_alone_with_one(story: Story, primary: str) -> None:
+    """It and a replica on one side; all controllers, the other replicas and the witnesses on the other."""
+    one = story.rng.choice([n.name for n in story.cluster.nodes.values() if n.in_recovery])
+    _part(story, {name: name in (primary, one) for name in [*story.cluster.nodes, *story.tasks]})
+
+
+def _part(story: Story, side: dict[str, bool]) -> None:
     for one in side:
         for other in side:
             if side[one] != side[other]:
-                cluster.blocked.add((one, other))
-    cluster.say(
-        "net",
-        f"{', '.join(n for n in side if side[n]) or 'nobody'} | {', '.join(n for n in side if not side[n])}",
-    )
+                story.cluster.blocked.add((one, other))
+    halves = [", ".join(n for n in side if side[n] is which) for which in (True, False)]
+    story.cluster.say("net", " | ".join(half or "nobody" for half in halves))
 
 
 def befall(story: Story, *, main: bool) -> None:
@@ -286,8 +318,8 @@ def befall(story: Story, *, main: bool) -> None:
     ).name
     anybody = primary if main or rng.random() < 0.35 else rng.choice(list(cluster.nodes))
     what = rng.choice(AT_FIRST if main else LATER)
-    if main and story.theme:
-        what = "crash and sides" if story.theme == "two sides" else rng.choice(("crash", "crash", "freeze"))
+    if main and story.theme is not None:
+        what = rng.choice(story.theme.first)
     cluster.counts[f"misfortune {what}"] += 1
     if what == "crash":
         cluster.crash(anybody)
@@ -305,6 +337,8 @@ def befall(story: Story, *, main: bool) -> None:
     elif what == "crash and sides":
         cluster.crash(anybody)
         take_sides(story)
+    elif what == "a side for the primary":
+        leave_the_primary_alone_with_one(story, anybody)
     elif what == "heal":
         cluster.heal()
     elif what == "replay stops":
@@ -314,6 +348,8 @@ def befall(story: Story, *, main: bool) -> None:
             cluster.start(name)
     elif what == "controller dies" and story.tasks:
         story.kill_controller(rng.choice(sorted(story.tasks)))
+    if main and story.theme is not None:
+        story.theme.after(story)
 
 
 def _cut_off(story: Story, name: str) -> None:

@@ -70,6 +70,7 @@ class SimWorld:
     fence_commands: frozenset[str] = frozenset()
     sessions: dict[str, Session] = field(default_factory=dict)
     votes: dict[str, Vote] = field(default_factory=dict)
+    voted: bool = False  # a majority was ours once
     silence_proven: bool = False
     restoring: bool = False  # what is done now puts back what was
     found: dict[str, str | None] = field(default_factory=dict)
@@ -117,9 +118,9 @@ class SimWorld:
 
     async def _stall(self) -> None:
         """Whoever was stopped goes on as if no time had passed."""
-        left_s = self.cluster.stalled_until_s.get(self.controller, 0.0) - self.cluster.now_s
-        if left_s > 0:
-            await asyncio.sleep(left_s)
+        stalled_until_s = self.cluster.stalled_until_s
+        while (until_s := stalled_until_s.get(self.controller, 0.0)) > self.cluster.now_s:  # noqa: ASYNC110
+            await asyncio.sleep(min(0.02, until_s - self.cluster.now_s))  # it may be shortened meanwhile
 
     def _arrive_late(self, node: Node, boot: int, do: Callable[[Node], Any]) -> None:
         if node.works and node.boot == boot and (self.controller, node.name) not in self.cluster.blocked:
@@ -278,7 +279,8 @@ class SimWorld:
             await asyncio.gather(*(self._take(v) for v in situation.voters))
             held = [v for v in situation.voters if self.votes.get(v) is Vote.HELD]
             fresh = [v for v in situation.voters if self.votes.get(v) is Vote.FREE]
-            if len(held) >= situation.majority or not fresh or self.cluster.now_s > until_s:
+            self.voted = self.voted or len(held) >= situation.majority
+            if self.voted or not fresh or self.cluster.now_s > until_s:
                 return
             await asyncio.sleep(0.05)
 
