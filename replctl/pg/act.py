@@ -234,8 +234,12 @@ class Hands(Editor):
         await self.until_streaming(node, wanted)
         await self._put_back_replay(node)
 
-    async def restore(self, node: str, lost: str | None) -> None:
-        """Give a cut node the upstream that it had, or one built from [replication]; read it back."""
+    async def restore(self, node: str, lost: str | None, shown_s: float) -> None:
+        """Give a cut node the upstream that it had, or one built from [replication]; read it back.
+
+        Not later than a promotion would be after the votes were shown (monotonic): whoever has them next
+        may count on this cut.
+        """
         before = self.found_conninfo.get(node)
         if before and node not in self.altered:
             return  # it refused to be changed
@@ -243,6 +247,8 @@ class Hands(Editor):
             before = self.conninfo(node, lost)
         if not before:
             raise StepError(f"the upstream of {node} is not known", hint="set its primary_conninfo by hand")
+        if time.monotonic() - shown_s > PROMOTE_WITHIN_S:
+            raise StepError("the votes were shown too long ago", hint="run the command again")
         await self.set(node, {"primary_conninfo": before})
         await self._put_back_replay(node)
 

@@ -249,6 +249,7 @@ class Servers:
 
         None of them without a majority: another controller may count on these cuts.
         """
+        shown_s = time.monotonic()
         votes = await self.hands.ballot.verify()
         now = self._empty
         if sum(votes.get(v) is Vote.HELD for v in now.voters) < now.majority:
@@ -256,7 +257,7 @@ class Servers:
 
         async def one(node: str) -> str | None:
             try:
-                await self.hands.restore(node, self.request.lost)
+                await self.hands.restore(node, self.request.lost, shown_s)
                 facts = self._facts(node)
                 if self.word is Word.ANSWERED and facts is not None and not is_held(facts):
                     await self.hands.until_streaming(node, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -220,7 +221,7 @@ def test_no_receiver_reappears_after_a_cut_under_load(lab: Lab) -> None:
                     seen += row["receivers"] + row["receivers_shown"]
                     await asyncio.sleep(0.005)
                 seen += (await hands.ends.positions(["pg3"]))["pg3"] != end
-                await hands.restore("pg3", "pg1")
+                await hands.restore("pg3", "pg1", time.monotonic())
                 await hands.until_streaming("pg3", 1)
         finally:
             await hands.close()

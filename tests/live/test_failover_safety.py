@@ -18,6 +18,7 @@ from replctl.errors import ReplctlError
 from replctl.inventory import Inventory, load
 from replctl.lab import Lab
 from replctl.pg.act import Hands
+from replctl.pg.change import StepError
 from replctl.pg.locks import Ballot
 from replctl.pg.observe import Observer
 from replctl.pg.world import Servers
@@ -253,6 +254,20 @@ def test_a_session_that_holds_a_vote_does_not_end_for_being_idle(lab: Lab):
             with psycopg.connect(lab.dsn("pg2", "app"), application_name="idler"):
                 wait_until(lambda: value(lab, "pg2", idle) == 0, "another idle session has ended")
             assert await hands.ballot.verify() == dict.fromkeys(("pg1", "pg2", "pg3"), Vote.HELD)
+
+    asyncio.run(run())
+
+
+@pytest.mark.lab(replicas=2, sync="ANY 1")
+def test_a_replica_is_not_given_back_long_after_the_votes_were_shown(lab: Lab):
+    inventory = load(write_inventory(lab))
+
+    async def run() -> None:
+        async with hands_on(inventory) as hands:
+            await hands.cut("pg2", "plain")
+            with pytest.raises(StepError, match="too long ago"):
+                await hands.restore("pg2", "pg1", time.monotonic() - 2)
+            assert value(lab, "pg2", "SHOW primary_conninfo") == ""
 
     asyncio.run(run())
 

@@ -11,7 +11,7 @@ from tests.sim.calm import resume
 from tests.sim.story import tell
 from tests.sim.themes import THEMES
 
-SEEDS = 1500  # from 0 on, the same on every run; `make campaign` plays others
+SEEDS = 2000  # from 0 on, the same on every run; `make campaign` plays others
 # What so many stories must have in them, to be worth something: about half of what they have on average.
 AT_LEAST = {
     **{f"about {name}": 25 for name in THEMES},
