@@ -57,12 +57,18 @@ def unseen_promotion(situation: Situation) -> Reason | None:
 
 
 def rival_of(situation: Situation, primary: NodeFacts, replica: NodeFacts) -> Reason | None:
-    """Why a cut replica is not given to this primary: it may have been cut in favour of a silent node."""
-    is_ours = replica.node in situation.own_cuts or replica.timeline != primary.timeline
-    silent = [] if is_ours or not is_cut(replica) else _silent(situation, primary.node)
-    if not silent:
+    """Why a replica is not given to this primary: it may have been cut, or given away, for a silent node.
+
+    A replica that was left behind by this primary's promotion is on an older timeline. One on the same
+    followed it before: whoever has made it follow another node since then had promoted that one.
+    """
+    silent = _silent(situation, primary.node)
+    if replica.node in situation.own_cuts or replica.timeline != primary.timeline or not silent:
         return None
-    return _reason(silent, f"somebody has cut {replica.node} from its upstream, and left it so")
+    if is_cut(replica):
+        return _reason(silent, f"somebody has cut {replica.node} from its upstream, and left it so")
+    upstream = upstream_of(replica, situation.state, situation.settings)
+    return _reason([upstream], f"somebody has made {replica.node} follow it") if upstream in silent else None
 
 
 def _silent(situation: Situation, lost: str | None) -> list[str]:

@@ -112,12 +112,13 @@ class Ballot:
             await asyncio.sleep(max(0.01, min(waits)))
 
     async def give_back(self) -> None:
-        """Unlock every vote that is ours; the connections stay open for the next time."""
-        number = self._signed()
+        """Unlock every vote that is ours, and forget whose the others were. Connections stay open."""
         held = [v for v, vote in self.votes.items() if vote is Vote.HELD]
-        await asyncio.gather(*(self._ask(v, f"SELECT pg_advisory_unlock({CLASS}, {number})") for v in held))
-        for voter in held:
-            self.votes[voter] = Vote.FREE
+        answers = await asyncio.gather(*(self._ask(v, "SELECT pg_advisory_unlock_all()") for v in held))
+        for voter in (v for v, answer in zip(held, answers, strict=True) if answer is None):
+            if (connection := self.connections.pop(voter, None)) is not None:
+                await close(connection)  # the lock ends with the session
+        self.votes.clear()
 
     def _signed(self) -> int:
         """The lock's second key as the functions take it; the view shows it unsigned."""

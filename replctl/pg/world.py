@@ -60,6 +60,7 @@ class Servers:
     note: Note | None = None  # is told what a cut erases, before it does
     hands: Hands = field(init=False)
     _proven_s: float = field(default=0.0, init=False)  # monotonic
+    _word_s: float = field(default=0.0, init=False)  # when the probe began that `word` is of (monotonic)
     _histories: dict[tuple[str, int], dict[int, Lsn]] = field(default_factory=dict, init=False)
     _silence_proven: bool = field(default=False, init=False)
     _sync_lowered: str | None = field(default=None, init=False)
@@ -72,6 +73,7 @@ class Servers:
         )
         ballot = self.ballot or Ballot(self.inventory, situation.voters)
         self.hands = Hands(self.inventory, ballot, halt=self.halt, note=self.note)
+        self._word_s = time.monotonic()
 
     @property
     def _empty(self) -> Situation:
@@ -87,7 +89,7 @@ class Servers:
     async def observe(self) -> Situation:
         """One look at everything, beside a probe of the lost primary that never holds it up."""
         if self.word is None:
-            self.word = await self._probe()
+            await self._probe()
         if self._probing is None:
             self._probing = asyncio.create_task(self._keep_probing())
         state = await self.observer.observe(limit_s=LOOK_LIMIT_S, with_marks=self._state is None)
@@ -102,7 +104,7 @@ class Servers:
             settings=self.inventory.settings,
             state=state,
             request=self.request,
-            word=self.word,
+            word=self.word or Word.UNCLEAR,
             votes=dict(self.hands.ballot.votes),
             positions={n: self._complete(state, n, p) for n, p in positions.items()},
             silence_proven=self._silence_proven,
@@ -144,16 +146,25 @@ class Servers:
             known[node] = max(lsn, known.get(node, lsn))
         return {node: lsn for node, lsn in known.items() if node not in answering}
 
-    async def _probe(self) -> Word:
-        """What the lost primary says now."""
-        lost = self.request.lost
-        return Word.UNCLEAR if lost is None else await probe(self.inventory, lost)
+    async def _probe(self) -> None:
+        """Ask the lost primary for a word."""
+        lost, began_s = self.request.lost, time.monotonic()
+        word = Word.UNCLEAR if lost is None else await probe(self.inventory, lost)
+        self.word, self._word_s = word, began_s
 
     async def _keep_probing(self) -> None:
         """Whether it answers after all: until the promotion that stops everything."""
         while True:
             await asyncio.sleep(PROBE_EVERY_S)
-            self.word = await self._probe()
+            await self._probe()
+
+    async def _last_word(self) -> None:
+        """What the lost primary says, not long ago: we may have been stopped. Raises StepError."""
+        lasts_s = 2 * (PROBE_EVERY_S + self.inventory.settings.failover.probe_timeout_s)
+        if time.monotonic() - self._word_s > lasts_s:
+            await self._probe()
+        if self.word is Word.ANSWERED:
+            raise StepError("the primary answers again")
 
     async def apply(self, step: Step, situation: Situation) -> None:
         """Do one step."""
@@ -227,7 +238,7 @@ class Servers:
             self.block_problem = str(error)
 
     async def prove(self, situation: Situation) -> None:
-        """One round over every vote and every cut. Raises StepError where one is gone."""
+        """One round over every vote and cut. Raises StepError where one is gone, or the primary is back."""
         started_s = time.monotonic()
         cut = [f.node for f in situation.replicas if is_cut(f)]
         checks = asyncio.gather(*(self.hands.until_cut(node, started_s) for node in cut))
@@ -240,8 +251,7 @@ class Servers:
                 why=f"{len(held)} of {situation.majority} needed are still held",
                 hint="run the command again",
             )
-        if self.word is Word.ANSWERED:
-            raise StepError("the primary answers again")
+        await self._last_word()
         self._proven_s = started_s
 
     async def restore(self, nodes: tuple[str, ...]) -> tuple[str, ...]:

@@ -81,6 +81,21 @@ def test_two_controllers_that_log_in_to_different_databases_share_the_votes(lab:
 
 
 @pytest.mark.lab(replicas=2, sync="ANY 1")
+def test_a_controller_that_did_not_get_the_votes_has_them_once_they_are_free(lab: Lab):
+    inventory = write_inventory(lab, failover=GRACES)
+
+    async def hold_until_refused(auto: Auto) -> None:
+        async with hands_on(load(inventory)):
+            lab.kill("pg1")
+            await asyncio.to_thread(auto.wait_for, "ended", "VOTES_TAKEN")
+
+    with Auto(inventory) as auto:
+        auto.wait_for("verdict", "the primary answers")
+        asyncio.run(hold_until_refused(auto))
+        auto.wait_for("done", "pg2 is the primary")
+
+
+@pytest.mark.lab(replicas=2, sync="ANY 1")
 def test_a_promotion_is_not_asked_for_on_a_connection_that_was_opened_after_the_proof(lab: Lab):
     inventory = load(write_inventory(lab))
 

@@ -43,6 +43,7 @@ FOLLOW_LIMIT_S = 0.6
 PROMOTE_LIMIT_S = 1.5
 PROOF_S = 0.3
 SCALE = 0.5  # a simulated second costs real time: promotions and fresh voters are given less of it
+WORD_LASTS_S = 0.5  # what the lost primary said; then it is asked again before a promotion
 LOCK_KEPT_S = 0.5  # how long a server keeps the lock of a client that it hears nothing from
 
 
@@ -75,6 +76,7 @@ class SimWorld:
     restoring: bool = False  # what is done now puts back what was
     found: dict[str, str | None] = field(default_factory=dict)
     proven_s: float = -1000.0
+    word_s: float = -1000.0  # when the last look began to ask the lost primary
     touched: set[str] = field(default_factory=set)  # nodes that this run wrote anything to
     seen: Situation | None = None
     on_touch: Callable[[SimWorld, str, str], None] | None = None
@@ -154,6 +156,7 @@ class SimWorld:
         """One look at everything, each node at its own moment, and a probe of the lost primary."""
         names = [n.name for n in self.settings.nodes]
         witnesses = [w.name for w in self.settings.witnesses]
+        self.word_s = self.cluster.now_s
         probing = asyncio.create_task(self.probe(self.request.lost))
         looks = await asyncio.gather(*(self._look(n) for n in (*names, *witnesses)))
         state = ClusterState(nodes=tuple(looks[: len(names)]), witnesses=tuple(looks[len(names) :]))
@@ -220,6 +223,10 @@ class SimWorld:
         held = [v for v in situation.voters if self.votes.get(v) is Vote.HELD]
         if len(held) < situation.majority:
             raise NotDoneError("votes were lost before the promotion")
+        if self.cluster.now_s - self.word_s > WORD_LASTS_S and (
+            await self.probe(self.request.lost) is Word.ANSWERED
+        ):
+            raise NotDoneError("the primary answers again")
         self.proven_s = started_s
 
     async def _still_ours(self, name: str) -> None:

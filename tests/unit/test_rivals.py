@@ -69,6 +69,15 @@ def test_a_cut_replica_is_given_to_the_primary_that_was_promoted_after_it_was_cu
     assert Repoint("pg3", "pg2") in answer.steps
 
 
+def test_a_replica_that_was_given_to_another_node_is_not_taken_back_while_that_one_is_silent() -> None:
+    """All are on one timeline: whoever made pg2 follow pg3 had promoted it, and it was lost at once."""
+    elsewhere = detached("pg2", upstream_host=address("pg3"), upstream_port=5432)
+    now = situation(
+        primary("pg1"), elsewhere, unreachable("pg3", Cause.TIMEOUT), request=Request(lost="pg3", finish=True)
+    )
+    assert code_of(with_votes(now, "pg1", "pg2")) is RefusalCode.MAY_BE_PROMOTED
+
+
 def two_witnesses(*, automatic: bool) -> Situation:
     """pg3 is silent; the witnesses and it could have made a majority that touched nothing we see."""
     now = situation(
