@@ -30,7 +30,7 @@ from replctl.core.outcome import Ending, Outcome
 from replctl.core.plan import Plan
 from replctl.core.quorum import same_rule
 from replctl.core.situation import Request, Vote, lost_primary
-from replctl.core.status import ClusterStatus, SyncStatus, assess
+from replctl.core.status import ClusterStatus, NodeState, SyncStatus, assess
 from replctl.core.steps import ProveSilence, TakeVotes
 from replctl.errors import ReplctlError
 from replctl.inventory import Inventory
@@ -150,8 +150,8 @@ class Controller:
             self.primary = seen.primary
             self.detector = Detector()
             self._timeline = None
-        elif self.primary is None:
-            self.primary = lost_primary(state, self.inventory.settings)
+        elif self.primary is None or (seen.primary is None and _is_replaced(seen, self.primary)):
+            self._lose(lost_primary(state, self.inventory.settings))
         if seen.sync.configured is not None and seen.primary == self.primary:
             if self.remember_sync is not None and seen.sync.configured != self._sync.configured:
                 self.remember_sync(seen.sync.configured)
@@ -168,6 +168,11 @@ class Controller:
             }
             await ballot.open(frozenset(ballot.voters) - answering)
         return seen
+
+    def _lose(self, node: str | None) -> None:
+        """The primary is one that was not seen as such: whom the replicas were made to follow."""
+        if node != self.primary:
+            self.primary, self.detector, self._timeline = node, Detector(), None
 
     async def _word(self, watch: PrimaryWatch) -> Word:
         """What one probe on a new connection comes back with."""
@@ -352,6 +357,14 @@ def exit_code(controller: Controller) -> int:
     if controller.objection is not None or controller.verdict is Verdict.ISOLATED:
         return 3
     return 0 if controller.verdict in (Verdict.ALIVE, Verdict.VETOED) else 1
+
+
+def _is_replaced(seen: ClusterStatus, node: str) -> bool:
+    """Whether it answers, and is no primary any more: the one that has replaced it does not answer now."""
+    facts = seen[node].facts
+    return facts is not None and (
+        facts.in_recovery or seen[node].state in (NodeState.STALE_PRIMARY, NodeState.FENCED)
+    )
 
 
 def _paused(marks: Marks) -> bool:

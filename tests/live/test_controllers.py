@@ -16,6 +16,7 @@ from tests.live.failover_runs import KilledError, attempt
 from tests.live.failover_support import (
     GRACES,
     Auto,
+    environment,
     fail_over,
     picture,
     value,
@@ -23,7 +24,7 @@ from tests.live.failover_support import (
     writable,
     write_inventory,
 )
-from tests.support import wait_until
+from tests.support import replctl, wait_until
 
 pytestmark = pytest.mark.live
 
@@ -56,6 +57,27 @@ def test_of_several_controllers_one_acts(lab: Lab, loss: str) -> None:
         "00000002"
     )
     assert [report.rows_lost, report.rows_late] == [0, 0]
+
+
+@pytest.mark.lab(replicas=3, sync="ANY 2")
+def test_a_controller_that_slept_through_a_failover_replaces_the_primary_that_it_never_saw(lab: Lab) -> None:
+    inventory = write_inventory(lab, failover=GRACES)
+    with Auto(inventory) as auto:
+        auto.wait_for("verdict", "the primary answers")
+        auto.process.send_signal(signal.SIGSTOP)
+        lab.kill("pg1")
+        assert fail_over(inventory).returncode == 0
+        second = str(lab.primary())
+        others = {"pg2", "pg3", "pg4"} - {second}
+        lab.start("pg1")
+        assert replctl("fence", "pg1", "--yes", env=environment(inventory)).returncode == 0
+        wait_streaming(lab, second, *others)
+        lab.kill(second)
+        auto.process.send_signal(signal.SIGCONT)
+
+        auto.wait_for("done")
+
+    assert lab.primary() in others
 
 
 @pytest.mark.lab(replicas=3, sync="ANY 2")

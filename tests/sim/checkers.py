@@ -87,7 +87,8 @@ class Checkers:
             return
         for name, position in world.seen.positions.items():
             other = self.cluster.nodes[name]
-            shared = other.wal[: len(node.wal)] == node.wal
+            fork = node.forks.get(other.timeline)  # what it has behind there belongs to no history any more
+            shared = other.wal[: len(node.wal)] == node.wal and (fork is None or len(other.wal) <= fork)
             if position.incomplete is None and other.is_cut and shared and len(other.wal) > len(node.wal):
                 self.cluster.violate(
                     "the promoted is maximal",

@@ -45,6 +45,7 @@ class Controller:
     detector: Detector = field(default_factory=Detector)
     primary: str | None = None
     memory: Memory = field(default_factory=Memory)
+    is_seen: bool = False  # the primary answered as such at the last look
     uneasy: int = 0
     turns: int = 0
 
@@ -67,9 +68,9 @@ class Controller:
                 await self.carry_out(self.primary)
             elif verdict is Verdict.ALIVE:
                 lost = lost_primary(situation.state, self.story.settings)
-                self.uneasy = self.uneasy + 1 if lost != self.primary else 0
+                self.uneasy = self.uneasy + 1 if self.is_seen and lost != self.primary else 0
                 if self.uneasy >= 3:  # not what another run is in the middle of
-                    await self.carry_out(lost)
+                    await self.carry_out(lost, finish=True)
             busy = self.detector.failures > 0 and verdict is not Verdict.ISOLATED
             await asyncio.sleep(
                 TIMINGS.burst_interval_s if busy else TIMINGS.interval_s * rng.uniform(0.7, 1.3)
@@ -79,14 +80,15 @@ class Controller:
         """Between looks, a probe of the primary is all."""
         return self.uneasy == 0 and await watch.probe(self.primary) is Word.ANSWERED
 
-    def _world(self, lost: str | None) -> SimWorld:
+    def _world(self, lost: str | None, *, finish: bool = False) -> SimWorld:
+        """What it remembers is of its primary: of another node it knows nothing."""
         story = self.story
         return SimWorld(
             cluster=story.cluster,
             settings=story.settings,
             controller=self.name,
-            request=Request(lost=lost, automatic=True),
-            memory=self.memory,
+            request=Request(lost=lost, automatic=True, finish=finish),
+            memory=self.memory if lost == self.primary else Memory(),
             fence_commands=story.fence_commands,
             on_touch=story.checkers.touch,
             on_fence=story.checkers.fenced_is_stale,
@@ -99,12 +101,16 @@ class Controller:
         newest = max((f.timeline or 0 for f in replicas), default=0)
         writable = [f for f in state.facts if not f.in_recovery and (f.timeline or 0) >= newest]
         found = max(writable, key=lambda f: f.timeline or 0, default=None)
-        name = found.node if found is not None else (self.primary or lost_primary(state, self.story.settings))
+        replaced = any(f.node == self.primary for f in state.facts)  # it answers, and is none
+        name = found.node if found is not None else self.primary
+        if name is None or (found is None and replaced):
+            name = lost_primary(state, self.story.settings)
         if name != self.primary:
             self.primary, self.detector, self.memory = name, Detector(), Memory()
             remember(self.memory, state)
         if found is not None:
             self.memory.timeline = found.timeline
+        self.is_seen = found is not None
 
     async def _fence_stale(self, watch: SimWorld, situation: Situation) -> None:
         """Whoever writes on an older timeline than another's is fenced whenever it is seen."""
@@ -139,10 +145,10 @@ class Controller:
         self.detector, finding = advance(self.detector, tick, TIMINGS)
         return finding.verdict
 
-    async def carry_out(self, lost: str | None) -> None:
+    async def carry_out(self, lost: str | None, *, finish: bool = False) -> None:
         """Run the failover of this primary, and rest."""
         story = self.story
-        world = self._world(lost)
+        world = self._world(lost, finish=finish)
         story.begin_run(self.name, world)
         try:
             outcome = await run.carry_out(world, story.teller(self.name), _go_on)
