@@ -99,7 +99,8 @@ LAYERS = {
     "render": _layer("core errors", "rich"),
     "cluster": _layer("core errors inventory pg"),
     "adapters": _layer(
-        "cluster core errors inventory pg.monitor", "sqlalchemy django psycopg psycopg_pool asgiref starlette"
+        "cluster core errors inventory pg.monitor pg.position",
+        "sqlalchemy django psycopg psycopg_pool asgiref starlette",
     ),
     "server": _layer(BELOW_CLI, "aiohttp psycopg"),
     "lab": _layer(BELOW_CLI, "psycopg rich tomli_w"),

@@ -31,6 +31,12 @@ class Marks:
     sync: Mark | None = None  # fewer replicas have to confirm than the inventory says, until they are back
     drained: dict[str, Mark] = field(default_factory=dict)  # by node: it serves no reads
 
+    def of(self, key: str) -> Mark | None:
+        """The mark that is kept under this key; None where there is none."""
+        if key.startswith(DRAIN):
+            return self.drained.get(key.removeprefix(DRAIN))
+        return {"pause": self.pause, "block": self.block, "sync": self.sync}[key]
+
     def objection(self, now: float) -> str | None:
         """Why no automatic failover may happen now; None when it may."""
         if self.pause is not None and self.pause.holds(now):

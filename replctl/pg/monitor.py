@@ -40,7 +40,6 @@ from replctl.core.routing import (
     is_blind,
     make_snapshot,
 )
-from replctl.core.routing.reasons import SENTENCES
 from replctl.core.status import assess
 from replctl.errors import MonitorClosed, NoPrimary, NoReplica, RefusedError
 from replctl.inventory import Inventory
@@ -57,7 +56,7 @@ FIRST_TURN_MAX = 1 << 20
 
 _log = logging.getLogger("replctl.monitor")
 _NO_REPLICA = {Reason.ALL_UNFIT, Reason.NO_REPLICA, Reason.LSN_BEHIND, Reason.SNAPSHOT_STALE}
-_NOT_OBSERVED = Decision(None, Reason.NOT_OBSERVED, detail=SENTENCES[Reason.NOT_OBSERVED])
+_NOT_OBSERVED = Decision(None, Reason.NOT_OBSERVED, detail=Reason.NOT_OBSERVED.sentence)
 
 Listener = Callable[[Snapshot | None, Snapshot], object]
 
@@ -346,7 +345,7 @@ class _Worker:
 def refusal(decision: Decision) -> RefusedError:
     """The error that says why a decision leads nowhere."""
     kind = NoReplica if decision.reason in _NO_REPLICA else NoPrimary
-    return kind(SENTENCES[decision.reason], why=decision.detail or None, hint="replctl route --explain")
+    return kind(decision.reason.sentence, why=decision.detail or None, hint="replctl route --explain")
 
 
 def _roles(snapshot: Snapshot) -> tuple[object, ...]:

@@ -40,6 +40,7 @@ def server_version(server_version_num: int) -> str:
 _CAPABILITIES: dict[str, dict[int, int]] = {
     # syncrep.c, SYNC_STANDBY_DEFINED and its kin: before, a just-started primary could skip the wait.
     "sync_wait_from_start": {14: 18, 15: 13, 16: 9, 17: 5},
+    "wait_for_lsn": {19: 0},  # a statement that waits for replay
 }
 
 
@@ -246,6 +247,36 @@ https://www.postgresql.org/docs/current/functions-admin.html#PG-LOGICAL-EMIT-MES
 REPLAYED = Query("replayed", {14: f"SELECT {_BYTES.format('pg_last_wal_replay_lsn()')} AS replayed_lsn"})
 """How far one replica has replayed, for `--probe`."""
 
+POSITION = Query(
+    "position",
+    {
+        14: f"""
+SELECT ('x' || substr(pg_walfile_name(lsn), 1, 8))::bit(32)::int AS timeline,
+  {_BYTES.format("lsn")}
+    - CASE WHEN mod({_BYTES.format("lsn")}, current_setting('wal_block_size')::bigint) = 24 THEN 24 ELSE 0 END
+FROM (SELECT pg_current_wal_insert_lsn() AS lsn) AS inserted
+"""
+    },
+)
+"""Where the WAL ends, for a token. The insert position, so that a commit that was not flushed is included.
+
+At the beginning of a page it lies behind the page's header of 24 bytes, which no record that a replica
+replays reaches before there is another one.
+SizeOfXLogShortPHD of src/include/access/xlog_internal.h.
+"""
+
+WAIT_REPLAYED = Query(
+    "wait_replayed",
+    {
+        14: f"SELECT CASE WHEN pg_is_in_recovery() THEN {_BYTES.format('pg_last_wal_replay_lsn()')} END",
+        19: "WAIT FOR LSN '{lsn}' WITH (MODE 'standby_replay', TIMEOUT '{limit_ms}ms', NO_THROW)",
+    },
+)
+"""Whether one replica has replayed so far, for a read that must have seen a write.
+
+https://www.postgresql.org/docs/devel/sql-wait-for.html
+"""
+
 MARKS = Query("marks", {14: "SELECT key, value FROM replctl.state"})
 """What must hold for every controller."""
 
@@ -266,7 +297,7 @@ SELECT current_setting('port')::int AS port,
 READY = Query(
     "ready",
     {
-        14: f"""
+        14: """
 SELECT current_user::text AS role, pg_backend_pid() AS backend_pid,
   EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE n.nspname = 'replctl' AND c.relname = 'state') AS state_table,
@@ -333,7 +364,7 @@ FROM pg_stat_activity WHERE backend_type IN ('startup', 'walreceiver')
 )
 """Whether a replica is really disconnected: the view alone hides a receiver that is starting."""
 
-QUERIES = (SAMPLE, CORE, BEAT, REPLAYED, MARKS, PLACE, READY, CONFIG_ERRORS)
+QUERIES = (SAMPLE, CORE, BEAT, POSITION, REPLAYED, WAIT_REPLAYED, MARKS, PLACE, READY, CONFIG_ERRORS)
 
 
 def rights_query(tests: tuple[str, ...]) -> str:

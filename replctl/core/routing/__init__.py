@@ -8,7 +8,7 @@ from replctl.core.routing.decide import READ, WRITE, Need, decide, read_after
 from replctl.core.routing.decision import Decision
 from replctl.core.routing.policies import POLICIES
 from replctl.core.routing.pool import Memory, advance, is_blind
-from replctl.core.routing.reasons import SENTENCES, Fitness, Reason
+from replctl.core.routing.reasons import Fitness, Reason
 from replctl.core.routing.scope import Scope, current_scope, entered
 from replctl.core.routing.snapshot import NodeView, Snapshot, make_snapshot
 from replctl.core.routing.token import Claim, KeyRing, Position, fingerprint, parse
@@ -17,7 +17,6 @@ from replctl.core.routing.writer import choose_writer
 __all__ = [
     "POLICIES",
     "READ",
-    "SENTENCES",
     "WRITE",
     "Claim",
     "Decision",

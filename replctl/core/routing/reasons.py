@@ -1,6 +1,6 @@
 """Why a node was chosen, and why a node is in the pool or not: two closed sets of words.
 
-They are labels of metrics, fields of JSON and rows of docs/routing.md; `SENTENCES` says each in a sentence.
+They are labels of metrics, fields of JSON and rows of docs/routing.md; `sentence` says each in a sentence.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ class Reason(StrEnum):
     STALE_PRIMARY = "stale_primary"
     TWO_PRIMARIES = "two_primaries"
 
+    @property
+    def sentence(self) -> str:
+        """The same for people."""
+        return _REASONS[self]
+
 
 class Fitness(StrEnum):
     """Why a node may serve reads as a replica, or may not."""
@@ -59,11 +64,17 @@ class Fitness(StrEnum):
     STALE_PRIMARY = "stale_primary"
     FENCED = "fenced"
 
+    @property
+    def sentence(self) -> str:
+        """The same for people, about the node."""
+        return _FITNESS[self]
+
 
 SOFT = frozenset({Fitness.LAG_BYTES, Fitness.LAG_S, Fitness.LAG_UNKNOWN, Fitness.NOT_STREAMING})
 """What is counted before a node leaves the pool. Whatever else is not FIT takes it out at once."""
 
-SENTENCES: dict[Reason | Fitness, str] = {
+# Two dictionaries: a word that is in both sets is one key.
+_REASONS = {
     Reason.WRITE: "writes go to the primary",
     Reason.TRANSACTION: "the transaction began on this node and stays there",
     Reason.FORCED: "the caller asked for the primary",
@@ -87,6 +98,8 @@ SENTENCES: dict[Reason | Fitness, str] = {
     Reason.NO_PRIMARY: "no node answers as primary",
     Reason.STALE_PRIMARY: "the only primary that answers is on an older timeline than the newest one seen",
     Reason.TWO_PRIMARIES: "several nodes take writes, and none is proven to be the successor of the others",
+}
+_FITNESS = {
     Fitness.FIT: "serves reads",
     Fitness.SUSPECT: "serves reads, but its last look was bad; it leaves the pool if the next ones are too",
     Fitness.PROBATION: "is well again, but not yet for enough looks in a row",

@@ -9,8 +9,7 @@ nothing; `entered` gives it a scope.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 
 from replctl.core.routing.token import Claim, Position, later
@@ -144,13 +143,21 @@ def current_scope(cluster: str) -> Scope | None:
     return None if found is None else found.get(cluster)
 
 
-@contextmanager
-def entered(cluster: str, scope: Scope) -> Iterator[Scope]:
+class entered:  # noqa: N801 - a context manager, used like a function
     """Make it the scope of this cluster for what runs inside, and the earlier one again afterwards."""
-    before = _scopes.get({})
-    _scopes.set({**before, cluster: scope})
-    try:
-        yield scope
-    finally:
+
+    __slots__ = ("_before", "_cluster", "_scope")
+
+    def __init__(self, cluster: str, scope: Scope) -> None:
+        self._cluster = cluster
+        self._scope = scope
+        self._before: Mapping[str, Scope] = {}
+
+    def __enter__(self) -> Scope:
+        self._before = _scopes.get(self._before)
+        _scopes.set({**self._before, self._cluster: self._scope})
+        return self._scope
+
+    def __exit__(self, *_: object) -> None:
         # Not reset(): some frameworks end a generator in another context than they began it in.
-        _scopes.set(before)
+        _scopes.set(self._before)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from replctl.core.model import Lsn
 from replctl.core.routing.decision import Decision
 from replctl.core.routing.policies import POLICIES, Candidate
 from replctl.core.routing.pool import Memory
-from replctl.core.routing.reasons import SENTENCES, SOFT, Fitness, Reason
+from replctl.core.routing.reasons import SOFT, Fitness, Reason
 from replctl.core.routing.token import Position, fingerprint
 from replctl.core.settings import ClusterSettings
 from replctl.core.status import ClusterStatus, NodeStatus
@@ -50,7 +50,7 @@ class Snapshot:
     writer: str | None
     nodes: tuple[NodeView, ...]
     write: Decision
-    primary: dict[Reason, Decision]  # to the primary for this reason, or nowhere
+    primary: dict[Reason, Decision] = field(repr=False)  # to the primary for this reason, or nowhere
     wheel: tuple[Decision, ...]  # what reads take in turn
     lsns: tuple[int, ...]  # how far each slot of the wheel had replayed
     floor: int  # the least of them
@@ -144,7 +144,7 @@ def _view(settings: ClusterSettings, memory: Memory, node: NodeStatus) -> NodeVi
         elif spec.weight == 0:
             fitness = Fitness.WEIGHT_ZERO
     fit = member is not None and member.in_pool and fitness in (Fitness.FIT, Fitness.SUSPECT)
-    why = SENTENCES[fitness]
+    why = fitness.sentence
     if not node.reachable and node.message is not None:
         why = f"{why}: {node.cause} ({node.message})"
     return NodeView(
