@@ -79,9 +79,7 @@ def test_reads_are_spread_in_these_shares(policy, nodes, shares, seed):
 def test_threads_that_share_a_snapshot_share_it_evenly():
     snapshot = Looks.of(*NAMES).look(primary("pg1", *NAMES[1:]), *REPLICAS)
     counts: list[Counter[str | None]] = []
-    threads = [
-        threading.Thread(target=lambda: counts.append(chosen(snapshot, times=3000))) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: counts.append(chosen(snapshot, times=3000))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import replace
 
@@ -87,7 +88,11 @@ def test_seconds_count_like_bytes():
 def test_a_replica_that_is_seen_for_the_first_time_is_taken_at_its_word():
     looks = Looks.of(*NAMES)
 
-    assert pool(looks.look(*trio(pg2=behind(17 * MIB)))) == {"pg1": "primary", "pg2": "lag_bytes", "pg3": "fit"}
+    assert pool(looks.look(*trio(pg2=behind(17 * MIB)))) == {
+        "pg1": "primary",
+        "pg2": "lag_bytes",
+        "pg3": "fit",
+    }
 
 
 @pytest.mark.parametrize("limit", [4 * MIB, 16 * MIB])
@@ -95,10 +100,11 @@ def test_noise_around_a_limit_does_not_move_it_in_and_out(limit, seed):
     draw = random.Random(seed)
     looks = Looks.of(*NAMES, **BYTES)
     seen = [
-        "pg2" in fit(looks.look(*trio(pg2=behind(max(0, int(draw.gauss(limit, MIB / 4))))))) for _ in range(300)
+        "pg2" in fit(looks.look(*trio(pg2=behind(max(0, int(draw.gauss(limit, MIB / 4)))))))
+        for _ in range(300)
     ]
 
-    changes = sum(before != after for before, after in zip(seen, seen[1:], strict=False))
+    changes = sum(before != after for before, after in itertools.pairwise(seen))
     assert changes <= 1
 
 
@@ -143,7 +149,10 @@ def test_every_fitness_is_either_counted_or_at_once():
     out = set(Fitness) - SOFT - {Fitness.FIT, Fitness.SUSPECT, Fitness.PROBATION, Fitness.HELD}
     overlaid = {Fitness.DRAINED, Fitness.WEIGHT_ZERO}
 
-    assert {fitness for _, fitness in HARD.values()} | overlaid | {Fitness.PRIMARY, Fitness.OLDER_HISTORY} == out
+    assert {fitness for _, fitness in HARD.values()} | overlaid | {
+        Fitness.PRIMARY,
+        Fitness.OLDER_HISTORY,
+    } == out
 
 
 # ---- the traps of lag
