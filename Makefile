@@ -48,6 +48,7 @@ bench: venv-test
 	$(PY) -m benchmarks.lab
 	$(PY) -m benchmarks.failover
 	$(PY) -m benchmarks.lag_cases
+	$(PY) -m benchmarks.routing
 	@echo "docs/benchmarks.md holds the tables"
 
 docs: venv-test

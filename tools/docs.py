@@ -1,4 +1,4 @@
-"""Write what is generated: commands, the inventory's keys, checks, routing's reasons, and output that a page shows.
+"""Write what is generated: commands, inventory keys, checks, reasons, and output that a page shows.
 
     python -m tools.docs
 

@@ -141,11 +141,16 @@ class Monitor:
     # ---- waiting: for the first look, and for what a refresh brings
 
     def ensure(self, timeout_s: float = FIRST_LOOK_LIMIT_S) -> Snapshot:
-        """The newest snapshot; at first use, waits for the first look. Raises NoPrimary where none comes."""
+        """The newest snapshot; at first use, waits for the first look.
+
+        Raises NoPrimary where none comes in time, MonitorClosed.
+        """
+        self.start()
         return self._snapshot or self._or_refused(self.wait(None, timeout_s))
 
     async def ensure_async(self, timeout_s: float = FIRST_LOOK_LIMIT_S) -> Snapshot:
         """The same for a task; blocks no event loop."""
+        self.start()
         return self._snapshot or self._or_refused(await self.wait_async(None, timeout_s))
 
     def refresh(self) -> None:

@@ -252,17 +252,19 @@ POSITION = Query(
     {
         14: f"""
 SELECT ('x' || substr(pg_walfile_name(lsn), 1, 8))::bit(32)::int AS timeline,
-  {_BYTES.format("lsn")}
-    - CASE WHEN mod({_BYTES.format("lsn")}, current_setting('wal_block_size')::bigint) = 24 THEN 24 ELSE 0 END
-FROM (SELECT pg_current_wal_insert_lsn() AS lsn) AS inserted
+  bytes - CASE
+    WHEN mod(bytes, pg_size_bytes(current_setting('wal_segment_size'))) = 40 THEN 40
+    WHEN mod(bytes, current_setting('wal_block_size')::bigint) = 24 THEN 24
+    ELSE 0 END AS lsn
+FROM (SELECT lsn, {_BYTES.format("lsn")} AS bytes FROM pg_current_wal_insert_lsn() AS lsn) AS inserted
 """
     },
 )
 """Where the WAL ends, for a token. The insert position, so that a commit that was not flushed is included.
 
-At the beginning of a page it lies behind the page's header of 24 bytes, which no record that a replica
-replays reaches before there is another one.
-SizeOfXLogShortPHD of src/include/access/xlog_internal.h.
+At the beginning of a page or a segment it lies behind a header, of 24 or 40 bytes, which no replica's replay
+reaches before there is a record behind it. SizeOfXLogShortPHD and SizeOfXLogLongPHD of
+src/include/access/xlog_internal.h.
 """
 
 WAIT_REPLAYED = Query(

@@ -24,7 +24,7 @@ MAX_AGE_S = 3600.0
 
 SECRET_BYTES_MIN = 16
 TOKEN_LENGTH_MAX = 128
-_SIGNATURE_BYTES = 16
+SIGNATURE_LETTERS = 32  # half of the digest
 _TOKEN = re.compile(
     r"v1\.([0-9a-f]{10})\.([0-9]{1,10})\.([0-9a-f]{0,16})\.([0-9a-f]{1,12})\.([0-9a-f]{32})", re.ASCII
 )
@@ -77,14 +77,15 @@ class KeyRing:
 
     secrets: tuple[bytes, ...] = field(repr=False)
     max_age_s: float = MAX_AGE_S
-    _keys: tuple[bytes, ...] = field(init=False, repr=False)
+    _keys: tuple[hmac.HMAC, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.secrets or any(len(secret) < SECRET_BYTES_MIN for secret in self.secrets):
             raise ValueError(f"expected one or more secrets of at least {SECRET_BYTES_MIN} bytes")
         # Derived, since applications hand over a secret that signs other things too.
-        keys = tuple(hmac.digest(secret, b"replctl token v1", "sha256") for secret in self.secrets)
-        object.__setattr__(self, "_keys", keys)
+        keys = (hmac.digest(secret, b"replctl token v1", "sha256") for secret in self.secrets)
+        # Ready to be copied: half the time of a new one.
+        object.__setattr__(self, "_keys", tuple(hmac.new(key, digestmod="sha256") for key in keys))
 
     def issue(self, position: Position, now_at: float) -> str:
         """The token for a position."""
@@ -115,5 +116,7 @@ def _milliseconds(at: float) -> int:
     return max(0, int(at * 1000))
 
 
-def _signature(key: bytes, body: str) -> str:
-    return hmac.digest(key, body.encode(), "sha256")[:_SIGNATURE_BYTES].hex()
+def _signature(key: hmac.HMAC, body: str) -> str:
+    mac = key.copy()
+    mac.update(body.encode())
+    return mac.hexdigest()[:SIGNATURE_LETTERS]

@@ -21,14 +21,15 @@ _GONE = frozenset({Cause.REFUSED, Cause.STARTING_UP, Cause.WRONG_CLUSTER, Cause.
 def choose_writer(memory: Memory, status: ClusterStatus, now_s: float) -> tuple[Memory, Decision]:
     """The one primary of the newest timeline, and the memory with it.
 
-    Beside one of an older timeline it must have gone on from where it was when it was first seen: what was
-    promoted writes; what was started by mistake, from an old backup, stands still.
+    Beside one of an older timeline it must have been the writer before, or have gone on from where it was
+    when it was first seen: what was promoted writes; what was started by mistake, from an old backup,
+    stands still.
     """
     if memory.system != status.system_identifier:
         return memory, Decision(None, Reason.NO_PRIMARY)
     primaries = [f for f in status.state.facts if not f.in_recovery and not is_fenced(f)]
     newest = [f for f in primaries if f.timeline == memory.newest]
-    if len(newest) == 1 and (len(primaries) == 1 or _went_on(newest[0], memory)):
+    if len(newest) == 1 and (len(primaries) == 1 or _is_proven(newest[0], memory)):
         writer = newest[0].node
         return replace(memory, writer=writer, writer_seen_s=now_s), Decision(writer, Reason.WRITE)
     if not newest and _is_only_silent(memory, status, now_s):
@@ -39,7 +40,9 @@ def choose_writer(memory: Memory, status: ClusterStatus, now_s: float) -> tuple[
     return replace(memory, writer=None), Decision(None, reason)
 
 
-def _went_on(facts: NodeFacts, memory: Memory) -> bool:
+def _is_proven(facts: NodeFacts, memory: Memory) -> bool:
+    if memory.writer == facts.node:
+        return True
     return memory.began_by is not None and (facts.write_lsn or 0) > memory.began_by
 
 
