@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replctl.core.marks import parse_marks
 from replctl.core.model import FENCE_NAME, Cause
 from replctl.core.routing import Fitness, Reason
+from replctl.core.routing.pool import drained_nodes
 from replctl.core.routing.reasons import SOFT
 from tests.unit.builders import (
     END,
@@ -238,6 +240,15 @@ def test_a_node_that_is_drained_by_hand_gets_no_reads_until_it_is_given_back():
 
 def test_a_mark_that_has_ended_drains_nobody():
     assert pool(Looks.of(*NAMES).look(*trio(), marks=drained("pg2", until_at=NOW - 1)))["pg2"] == "fit"
+
+
+def test_marks_of_drained_nodes_are_read_beside_the_others():
+    mark = {"reason": "new disks", "since_at": NOW, "until_at": None}
+    found = parse_marks({"pause": mark, "drain:pg2": mark, "drain:pg3": "nonsense", "drained": mark})
+
+    assert (found.of("pause"), found.of("drain:pg2")) == (found.pause, found.drained["pg2"])
+    assert drained_nodes(found, NOW + 1e9) == {"pg2", "pg3"}  # what cannot be read holds
+    assert found.of("drain:pg4") is None
 
 
 def test_draining_every_replica_leaves_the_primary():
