@@ -20,7 +20,8 @@ from replctl.core.routing import READ, WRITE, KeyRing, Need, Position, Snapshot,
 from replctl.errors import MonitorClosed, NoPrimary
 from replctl.inventory import load_one
 from replctl.lab import Lab
-from replctl.pg.monitor import LOOK_LIMIT_S, Monitor
+from replctl.pg.background import LOOK_LIMIT_S
+from replctl.pg.monitor import Monitor
 from replctl.pg.position import POSITION_SQL, position, wait_replayed, wait_replayed_async
 from tests.live.failover_support import ask, environment, fail_over, value, wait_streaming, write_inventory
 from tests.support import replctl, run, wait_until

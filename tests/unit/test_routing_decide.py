@@ -97,6 +97,15 @@ def test_among_many_replicas_the_few_that_have_it_share_the_reads():
     assert abs(found["pg40"] - 320) < 64
 
 
+def test_a_read_that_no_replica_may_serve_takes_nobodys_turn():
+    snapshot = Looks.of(*NAMES).look(*trio())
+    found = []
+    for _ in range(4):
+        found += [answer(snapshot, read_after(position(END + 1)))[0], answer(snapshot)[0]]
+
+    assert found == ["pg1", "pg2", "pg1", "pg3"] * 2
+
+
 # ---- on_behind
 
 

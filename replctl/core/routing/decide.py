@@ -82,14 +82,15 @@ def _same_node(node: str, after: Position | None, snapshot: Snapshot) -> Decisio
 
 def _among_those_that_reached(required: int, snapshot: Snapshot) -> Decision:
     """A fit replica that has replayed enough, by the wheel where it has one soon; else `on_behind`."""
-    wheel, lsns = snapshot.wheel, snapshot.lsns
-    turn = next(snapshot.turns)
+    reached = snapshot.reached(required)
+    if not reached:
+        # Takes no turn: whoever reads in a pattern would otherwise meet the same replica every time.
+        return _behind(required, snapshot)
+    wheel, lsns, turn = snapshot.wheel, snapshot.lsns, next(snapshot.turns)
     for slot in range(turn, turn + min(PROBES, len(wheel))):
         if lsns[slot % len(wheel)] >= required:
             return wheel[slot % len(wheel)]
-    if (reached := snapshot.reached(required)) > 0:
-        return snapshot.ranked[-1 - turn % reached]
-    return _behind(required, snapshot)
+    return snapshot.ranked[-1 - turn % reached]
 
 
 def _behind(required: int, snapshot: Snapshot) -> Decision:
