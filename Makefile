@@ -1,11 +1,13 @@
 # make demo and make test need Python >= 3.11, make and git, nothing else: they make .venv themselves.
 #
-#   make demo                  a primary and two replicas, made, shown and taken down again
+#   make demo                  a primary with two replicas loses its primary before your eyes; nothing is left
 #   make test                  the whole suite; live tests take turns with the server versions
 #   make live                  the live tests on every server version found
+#   make campaign SEEDS=30000  as many stories of the simulator; FROM=N begins at that seed
 #   make lint                  format, lint, types
 #   make bench                 measure, and write the tables of docs/benchmarks.md
 #   make docs                  regenerate what is generated in docs/ and README.md
+#   make clean                 remove .venv and what tools keep in this directory
 #
 # PYTHON=python3.12 chooses the interpreter that makes .venv; ARGS="-k lag" goes to pytest or the demo;
 # WORKERS=0 runs tests one after the other.
@@ -13,12 +15,14 @@
 PYTHON ?= python3
 WORKERS ?= 2
 ARGS ?=
+SEEDS ?= 10000
+FROM ?=
 
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test live lint bench docs clean venv-lab venv-test
+.PHONY: help demo test live campaign lint bench docs clean venv-lab venv-test
 
 help:
 	@sed -n '/^#   make/s/^#  //p' Makefile
@@ -36,6 +40,9 @@ test: venv-test
 
 live: venv-test
 	REPLCTL_TEST_MATRIX=all $(PYTEST) tests/live $(ARGS)
+
+campaign: venv-test
+	$(PY) -m tests.sim --seeds $(SEEDS) $(if $(FROM),--from $(FROM)) --workers $(WORKERS)
 
 lint: venv-test
 	$(PY) -m ruff format --check .

@@ -159,6 +159,19 @@ def save_history(cluster: str, history: LagHistory, directory: Path | None = Non
         return file.write(_document(_merged(load_history(cluster, directory), history)))
 
 
+def load_sync(cluster: str, directory: Path | None = None) -> str | None:
+    """synchronous_standby_names as a controller here saw it last on the primary; None = not known."""
+    configured = StateFile(cluster, "sync", directory).read().get("configured")
+    return configured if isinstance(configured, str) else None
+
+
+def save_sync(cluster: str, configured: str, directory: Path | None = None) -> bool:
+    """Remember it: a controller that is started when the primary is gone already goes by it."""
+    file = StateFile(cluster, "sync", directory)
+    with file.locked() as held:
+        return held and file.write({"configured": configured})
+
+
 def _merged(stored: LagHistory, ours: LagHistory) -> LagHistory:
     """Both runs' marks of one primary and timeline, in order; otherwise ours, which is newer."""
     if stored.origin != ours.origin or not stored.marks:
@@ -242,7 +255,9 @@ EVENTS_QUEUE_MAX = 1000
 EVENT_BYTES_MAX = 8192
 Event = dict[str, Any]
 _SECRETS = re.compile(
-    r"((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)|(://[^/\s:@]+:)[^@\s]+(?=@)", re.IGNORECASE
+    r"((?:(?:ssl)?password|scram_\w+_key|oauth_client_secret)\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)"
+    r"|(://[^/\s:@]+:)[^@\s]+(?=@)",
+    re.IGNORECASE,
 )
 
 
@@ -259,11 +274,13 @@ def events_path(cluster: str, directory: Path | None = None) -> Path:
 class Background:
     """Writes lines from a thread of its own: whoever leaves them is never held up, nor stopped by an error.
 
-    What cannot be written is lost, and counted in `lost`. `write` raises OSError where it cannot.
+    What cannot be written is lost, and counted in `lost`; `problem` says why. `write` raises OSError where
+    it cannot.
     """
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self.lost = 0
+        self.problem: str | None = None
         self._write = write
         self._queue: queue.Queue[str | None] = queue.Queue(EVENTS_QUEUE_MAX)
         self._thread: threading.Thread | None = None
@@ -276,7 +293,7 @@ class Background:
         try:
             self._queue.put_nowait(line)
         except queue.Full:
-            self.lost += 1
+            self.lost, self.problem = self.lost + 1, "it takes too long"
 
     def close(self, limit_s: float = LOCK_LIMIT_S) -> None:
         """Wait until all is written, at most so long."""
@@ -290,8 +307,8 @@ class Background:
         while (line := self._queue.get()) is not None:
             try:
                 self._write(line)
-            except OSError:
-                self.lost += 1
+            except OSError as error:
+                self.lost, self.problem = self.lost + 1, error.strerror or str(error)
 
 
 class EventLog:
@@ -305,6 +322,11 @@ class EventLog:
     def lost(self) -> int:
         """How many events could not be written."""
         return self._lines.lost
+
+    @property
+    def problem(self) -> str | None:
+        """Why some could not; None where all were."""
+        return self._lines.problem
 
     def append(self, event: Event) -> None:
         """Leave an event to be written. `at` (Unix time) is added where it is missing."""

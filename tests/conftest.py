@@ -66,7 +66,7 @@ def _servers() -> str:
     return servers.header()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def seed(pytestconfig: pytest.Config) -> int:
     """The seed of this run, for tests that draw their own random numbers."""
     return int(pytestconfig.getoption("hypothesis_seed"))

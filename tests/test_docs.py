@@ -182,7 +182,9 @@ def test_make_without_a_target_lists_them():
         "demo",
         "test",
         "live",
+        "campaign",
         "lint",
         "bench",
         "docs",
+        "clean",
     ]

@@ -17,6 +17,10 @@ PYPROJECT = ROOT / "pyproject.toml"
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 OLDEST = (3, 11)
+HINTS = {
+    "venv": "on Debian and Ubuntu, venv is a package of its own: apt-get install python3-venv",
+    "pip": "pip needs a package index: is the network there? PIP_INDEX_URL and PIP_PROXY name another way",
+}
 
 
 def identity() -> str:
@@ -79,9 +83,10 @@ def main(arguments):
         return f"cannot make .venv: {error}"
     except subprocess.CalledProcessError as error:
         command = " ".join(error.cmd[:4])
+        hint = HINTS["pip" if "pip" in error.cmd else "venv"]
         return (
             f"cannot make .venv: '{command} ...' ended with {error.returncode}; what it said stands above.\n"
-            "hint: on Debian and Ubuntu, venv is a package of its own: apt-get install python3-venv"
+            f"hint: {hint}"
         )
     return 0
 

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -186,11 +187,11 @@ def _means_check(arguments: Sequence[str]) -> bool:
 
 
 def _run(arguments: list[str]) -> int:
+    _bear_closed_streams()
     stdout = sys.stdout
     try:
         result = app(args=arguments, prog_name="replctl", standalone_mode=False)
-        if stdout is not None:  # None: the caller closed it
-            stdout.flush()
+        stdout.flush()
         if result == INTERRUPTED:  # Typer's word for Ctrl-C
             raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
@@ -215,6 +216,13 @@ def _run(arguments: list[str]) -> int:
     except _ClickError as error:
         error.show()
         return 2
+
+
+def _bear_closed_streams() -> None:
+    """Python has None for a stream that the caller closed (`>&-`); what is written there goes nowhere."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # to the end
 
 
 def _reader_gone(stdout: TextIO) -> int:

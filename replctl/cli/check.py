@@ -26,6 +26,7 @@ class CheckOutput(StrEnum):
 
     NAGIOS = "nagios"
     TABLE = "table"
+    WIDE = "wide"
     JSON = "json"
     YAML = "yaml"
     CSV = "csv"

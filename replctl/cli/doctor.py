@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from replctl.cli.options import ClusterOption, InventoryOption, JsonOption, TimeoutOption
+from replctl.cli.options import (
+    ClusterOption,
+    InventoryOption,
+    JsonOption,
+    Output,
+    OutputOption,
+    TimeoutOption,
+    chosen,
+)
 
 if TYPE_CHECKING:
     from replctl.core.readiness import Surroundings
@@ -16,18 +23,10 @@ if TYPE_CHECKING:
     from replctl.inventory import Inventory
 
 
-class DoctorOutput(StrEnum):
-    """Formats of `doctor`."""
-
-    TABLE = "table"
-    JSON = "json"
-    YAML = "yaml"
-
-
 def doctor(
     inventory: InventoryOption = None,
     cluster: ClusterOption = None,
-    output: Annotated[DoctorOutput, typer.Option("-o", "--output", help="Format.")] = DoctorOutput.TABLE,
+    output: OutputOption = Output.TABLE,
     json: JsonOption = False,
     timeout: TimeoutOption = None,
 ) -> int:
@@ -41,10 +40,10 @@ def doctor(
     import asyncio
 
     from replctl.cli.look import limit_of
-    from replctl.display.doctor import doctor_document, doctor_text, render_documents
+    from replctl.display.doctor import render_examinations
     from replctl.inventory import load_all
 
-    form = DoctorOutput.JSON if json else output
+    form = chosen(output, json)
     limit_s = limit_of(timeout)
     inventories = load_all(inventory, cluster=cluster)
 
@@ -52,10 +51,8 @@ def doctor(
         return await asyncio.gather(*(_examine(i, limit_s) for i in inventories))
 
     found = asyncio.run(examine_all())
-    if form is DoctorOutput.TABLE:
-        typer.echo("\n\n".join(doctor_text(one) for one in found))
-    else:
-        typer.echo(render_documents([doctor_document(one) for one in found], form.value))
+    if text := render_examinations(found, form.value):
+        typer.echo(text)
     return 1 if any(one.stops for one in found) else 0
 
 

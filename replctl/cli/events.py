@@ -6,7 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from replctl.cli.options import ClusterOption, InventoryOption, JsonOption, Output, OutputOption, chosen
+from replctl.cli.options import (
+    ClusterOption,
+    InventoryOption,
+    JsonOption,
+    Output,
+    OutputOption,
+    chosen,
+    screen_cells,
+)
 from replctl.errors import ReplctlError, UsageError
 
 STEPS = ("step", "step_failed")
@@ -42,7 +50,9 @@ def events(
         else:
             found = [row for row in found if row["event"] not in STEPS][-last:]
         documents.append({"schema_version": 1, "cluster": name, "events": found})
-    columns = ("at", "id", "event", "node", "took_s", "message")
+    columns = ["at", "id", "event", "node", "took_s", "message"]
+    if run is not None and form is Output.TABLE:
+        columns.remove("id")  # it is the same everywhere
     if len(documents) > 1 and form in (Output.JSON, Output.YAML):
         from replctl.display.serialize import to_json, to_yaml
 
@@ -52,7 +62,11 @@ def events(
     for document in documents:
         if len(documents) > 1:
             typer.echo(f"{document['cluster']}:")
-        text = rows_text(document, "events", form.value, columns, name="id")
+        if not document["events"] and form in (Output.TABLE, Output.WIDE):
+            where = events_path(str(document["cluster"]))
+            typer.echo(f"replctl: nothing has been written down on this machine, in {where}", err=True)
+            continue
+        text = rows_text(document, "events", form.value, columns, name="id", cells=screen_cells())
         typer.echo(text, nl=bool(text))
     return 0
 

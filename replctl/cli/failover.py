@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from replctl.cli.options import ClusterOption, InventoryOption, JsonOption, YesOption, confirmed
+from replctl.cli.auto import LogFormat, control, heed_signals, recorder
+from replctl.cli.options import (
+    ClusterOption,
+    InventoryOption,
+    JsonOption,
+    YesOption,
+    complete_nodes,
+    confirmed,
+)
 from replctl.errors import PartialError, RefusedError, ReplctlError, UsageError
 
 if TYPE_CHECKING:
-    import asyncio
-
-    from replctl.controller.incident import Log
+    from replctl.core.model import ClusterState
     from replctl.core.outcome import Outcome, StepResult
     from replctl.core.plan import Plan, Refusal
     from replctl.core.situation import Request
+    from replctl.display.failover import Statements
     from replctl.inventory import Inventory
-    from replctl.journal import EventLog
 
 
 INTERRUPTED = 130
@@ -33,17 +38,13 @@ class PlanOutput(StrEnum):
     YAML = "yaml"
 
 
-class LogFormat(StrEnum):
-    """Lines of the controller."""
-
-    HUMAN = "human"
-    JSON = "json"
-
-
 def failover(
     inventory: InventoryOption = None,
     cluster: ClusterOption = None,
-    to: Annotated[str | None, typer.Option("--to", metavar="NODE", help="Promote this one.")] = None,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="NODE", help="Promote this one.", autocompletion=complete_nodes),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, change nothing.")] = False,
     print_sql: Annotated[bool, typer.Option("--print-sql", help="Print what each step runs.")] = False,
     yes: YesOption = False,
@@ -80,24 +81,46 @@ def failover(
     from replctl.inventory import load_one
 
     one = load_one(inventory, cluster=cluster)
-    names = {n.name for n in one.settings.nodes}
-    for name in (*([to] if to else ()), *(fenced or ()), *(without_votes or ()), *(allow_replay or ())):
-        if name not in names and name not in {w.name for w in one.settings.witnesses}:
-            raise UsageError(f"no node {name!r} in the inventory", hint=f"known: {', '.join(sorted(names))}")
-    if auto:
-        given = (to, allow_loss, fenced, without_votes, allow_replay, dry_run, explain)
-        if any(given):
-            raise UsageError(
-                "--auto takes no wishes",
-                why="what may be given up is the operator's decision",
-                hint="leave them out",
-            )
-        return asyncio.run(_control(one, log_format, once=once))
     form = PlanOutput.JSON if json else output
+    _check_names(one, nodes=(*([to] if to else ()), *(allow_replay or ())))
+    _check_names(one, voters=(*(fenced or ()), *(without_votes or ())))
+    if auto:
+        _refuse_wishes((to, allow_loss, fenced, without_votes, allow_replay, dry_run, explain, print_sql))
+        if form is not PlanOutput.TABLE:
+            raise UsageError("--auto has no document to show", hint="--log-format json: one event a line")
+        return asyncio.run(control(one, log_format, once=once))
+    if once or log_format is not LogFormat.HUMAN:
+        raise UsageError("--once and --log-format belong to --auto", hint="replctl failover --auto --once")
     wish = _Wish(
         to, tuple(fenced or ()), tuple(without_votes or ()), tuple(allow_replay or ()), _loss(allow_loss)
     )
     return asyncio.run(_run(one, wish, form, dry_run=dry_run or explain, with_sql=print_sql, yes=yes))
+
+
+def _check_names(inventory: Inventory, *, nodes: tuple[str, ...] = (), voters: tuple[str, ...] = ()) -> None:
+    """Raise UsageError for what is no node, or where a voter is named, no voter."""
+    known = [n.name for n in inventory.settings.nodes]
+    witnesses = [w.name for w in inventory.settings.witnesses]
+    for name in nodes:
+        if name in witnesses:
+            raise UsageError(f"{name} is a witness", why="it only votes", hint=f"nodes: {', '.join(known)}")
+        if name not in known:
+            raise UsageError(f"no node {name!r} in the inventory", hint=f"known: {', '.join(known)}")
+    for name in voters:
+        if name not in (*known, *witnesses):
+            raise UsageError(
+                f"no node {name!r} in the inventory", hint=f"known: {', '.join((*known, *witnesses))}"
+            )
+
+
+def _refuse_wishes(given: tuple[object, ...]) -> None:
+    """A controller takes none: what may be given up is for a person to say."""
+    if any(given):
+        raise UsageError(
+            "--auto takes no wishes",
+            why="what may be given up is the operator's decision",
+            hint="leave out all but --once and --log-format, or leave out --auto",
+        )
 
 
 class _Wish:
@@ -148,139 +171,123 @@ def _loss(text: str | None) -> tuple[int | None, bool]:
         ) from None
 
 
+class _Screen:
+    """What a run says: all of it on standard output, or beside the one document there."""
+
+    def __init__(self, inventory: Inventory, form: PlanOutput, sql: Statements, *, with_sql: bool) -> None:
+        self.name = inventory.settings.name
+        self.form = form
+        self.as_text = form is PlanOutput.TABLE
+        self._inventory = inventory
+        self._sql = sql
+        self._with_sql = with_sql
+
+    def say(self, text: str) -> None:
+        typer.echo(text, err=not self.as_text)
+
+    def diagnosis(self, state: ClusterState) -> None:
+        """What is the matter, with the evidence for it."""
+        from replctl.core.diagnose import diagnose
+        from replctl.core.lag import LagHistory
+        from replctl.core.status import assess
+
+        found = diagnose(assess(state, self._inventory.settings, LagHistory()))
+        self.say("\n".join([f"{found.code}:", *(f"  {line}" for line in found.evidence), ""]))
+
+    def plan(self, plan: Plan | Refusal) -> None:
+        from replctl.display.failover import plan_text
+
+        self.say(plan_text(plan, self._sql, with_sql=self._with_sql))
+
+    def step(self, result: StepResult) -> None:
+        from replctl.display.failover import result_line
+
+        self.say(result_line(result))
+
+    def planned(self, plan: Plan | Refusal) -> None:
+        """The end of a dry run."""
+        from replctl.display.failover import plan_document
+
+        if self.as_text:
+            self.plan(plan)
+        else:
+            self._print(plan_document(self.name, plan, self._sql))
+
+    def end(self, outcome: Outcome) -> None:
+        """The document of a run, or what there is to say of one that did nothing."""
+        from replctl.core.outcome import Ending
+        from replctl.core.plan import Refusal
+        from replctl.display.failover import outcome_document, ranking_text
+
+        if not self.as_text:
+            self._print(outcome_document(self.name, outcome, self._sql))
+        elif isinstance(outcome.plan, Refusal):
+            self.say(ranking_text(outcome.plan.ranking))
+        elif outcome.ending is Ending.NOTHING:
+            self.plan(outcome.plan)
+
+    def _print(self, document: dict[str, object]) -> None:
+        from replctl.display.serialize import to_json, to_yaml
+
+        typer.echo(to_json(document) if self.form is PlanOutput.JSON else to_yaml(document))
+
+
 async def _run(
     inventory: Inventory, wish: _Wish, form: PlanOutput, *, dry_run: bool, with_sql: bool, yes: bool
 ) -> int:
     from replctl.controller.incident import Incident
     from replctl.controller.run import carry_out
-    from replctl.core.outcome import Ending
-    from replctl.core.plan import plan_failover
+    from replctl.core.plan import Plan, Refusal, plan_failover
     from replctl.core.situation import lost_primary
-    from replctl.display.failover import outcome_document, plan_document, plan_text, result_line
     from replctl.journal import load_history
     from replctl.pg.act import statements
     from replctl.pg.observe import Observer
     from replctl.pg.world import Servers
 
-    name = inventory.settings.name
-    journal, log = _recorder(name)
+    journal, log = recorder(inventory.settings.name)
     async with Observer(inventory) as observer:
-        lost = lost_primary(await observer.observe(), inventory.settings)
+        state = await observer.observe()
+        lost = lost_primary(state, inventory.settings)
         incident = Incident(inventory, log, lost, automatic=False)
-        world = Servers(inventory, observer, wish.request(lost), load_history(name), before=incident.before)
-
-        def sql(step: object) -> list[str]:
-            return statements(step, world.hands)  # type: ignore[arg-type]
+        history = load_history(inventory.settings.name)
+        world = Servers(inventory, observer, wish.request(lost), history, before=incident.before)
+        screen = _Screen(inventory, form, lambda s: statements(s, world.hands), with_sql=with_sql)
 
         async def go_on(plan: Plan) -> bool:
-            typer.echo(plan_text(plan, sql, with_sql=with_sql), err=form is not PlanOutput.TABLE)
+            if (rival := await world.rival(state)) is not None:
+                raise RefusedError(f"{rival.code}: {rival.message}", hint=rival.remedy)
+            screen.plan(plan)
             confirmed(yes, "Run it?", "a failover")
-            _heed_signals(world.halt)
+            heed_signals(world.halt)
             incident.begin(plan, None)
             return True
 
         def tell(result: StepResult) -> None:
-            typer.echo(result_line(result), err=form is not PlanOutput.TABLE)
+            screen.step(result)
             incident.step(result)
 
         try:
+            if screen.as_text or not dry_run:
+                screen.diagnosis(state)
             if dry_run:
                 plan = plan_failover(await world.observe())
-                if form is PlanOutput.TABLE:
-                    typer.echo(plan_text(plan, sql, with_sql=with_sql))
-                else:
-                    _print(plan_document(name, plan, sql), form)
+                if isinstance(plan, Plan) and plan.steps and (rival := await world.rival(state)) is not None:
+                    plan = Refusal(reasons=(rival,), ranking=plan.ranking)
+                screen.planned(plan)
                 return _code_of(plan)
             outcome = await carry_out(world, tell, go_on)
             problem = await incident.end(outcome) if incident.begun else None
         finally:
             await world.close()
             journal.close()
-    if form is not PlanOutput.TABLE:
-        _print(outcome_document(name, outcome, sql), form)
-    if world.halt.is_set() and outcome.ending is Ending.REFUSED:
-        typer.echo("replctl: stopped before the promotion; everything is as it was", err=True)
-        return INTERRUPTED
-    code = _finish(outcome, form)
-    if problem is not None:
-        raise PartialError("the failover is done, but not what follows it", why=problem)
-    return code
-
-
-def _heed_signals(halt: asyncio.Event) -> None:
-    """From now on a signal undoes what is begun, or lets a promotion come to its end."""
-    import asyncio
-    import signal
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, halt.set)
-
-
-async def _control(inventory: Inventory, log_format: LogFormat, *, once: bool) -> int:
-    """The controller until a signal ends it; with `once` a single decision and its exit code."""
-    import asyncio
-
-    from replctl.controller.automatic import Controller, exit_code
-    from replctl.controller.notify import keep_notifying, notify
-    from replctl.journal import Background, load_history
-
-    name = inventory.settings.name
-    journal, record = _recorder(name)
-    # Not print(): a reader that stands still, or is gone, must not hold up or end a failover.
-    lines = Background(lambda line: os.write(1, f"{line}\n".encode()))
-
-    def log(event: str, sentence: str, facts: dict[str, object]) -> None:
-        lines.leave(_log_line(name, log_format, event, sentence, facts))
-        record(event, sentence, facts)
-        if event == "verdict":
-            notify(f"STATUS={sentence}")
-
-    controller = Controller(inventory, log, load_history(name), once=once)
-    _heed_signals(controller.stopping)
-    watchdog = asyncio.create_task(keep_notifying())
-    notify("READY=1")
-    try:
-        await controller.run()
-    finally:
-        notify("STOPPING=1")
-        watchdog.cancel()
-        lines.close()
-        journal.close()
-    return exit_code(controller) if once else 0
-
-
-def _recorder(cluster: str) -> tuple[EventLog, Log]:
-    """The journal, and what writes an event into it."""
-    from replctl.journal import EventLog
-    from replctl.pg.locks import session_name
-
-    journal, by = EventLog(cluster), session_name("failover").removeprefix("replctl failover ")
-
-    def record(event: str, sentence: str, facts: dict[str, object]) -> None:
-        journal.append({"event": event, "message": sentence, "by": by, **facts})
-
-    return journal, record
-
-
-def _log_line(
-    cluster: str, log_format: LogFormat, event: str, sentence: str, facts: dict[str, object]
-) -> str:
-    """One event as one line."""
-    from datetime import UTC, datetime
-
-    from replctl.display.serialize import to_json
-    from replctl.journal import redacted
-
-    at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    sentence = redacted(sentence)
-    if log_format is LogFormat.JSON:
-        return to_json(
-            {"at": at, "cluster": cluster, "event": event, "message": sentence, **facts}, one_line=True
+    screen.end(outcome)
+    if journal.lost:
+        typer.echo(
+            f"replctl: {journal.lost} events are not in {journal.path}: {journal.problem}; "
+            "nothing else depends on it",
+            err=True,
         )
-    took_s = facts.get("took_s")
-    took = f" ({took_s:.3f} s)" if isinstance(took_s, float) else ""
-    return f"{at} {cluster} {event}: {sentence}{took}"
+    return _finish(outcome, problem, form, halted=world.halt.is_set())
 
 
 def _code_of(plan: Plan | Refusal) -> int:
@@ -289,40 +296,53 @@ def _code_of(plan: Plan | Refusal) -> int:
     return RefusedError.exit_code if isinstance(plan, Refusal) else 0
 
 
-def _print(document: dict[str, object], form: PlanOutput) -> None:
-    from replctl.display.serialize import to_json, to_yaml
-
-    typer.echo(to_json(document) if form is PlanOutput.JSON else to_yaml(document))
-
-
-def _finish(outcome: Outcome, form: PlanOutput) -> int:
+def _finish(outcome: Outcome, problem: str | None, form: PlanOutput, *, halted: bool) -> int:
+    """Say how it ended. `problem` = with the hooks. Returns the exit code or raises what carries it."""
     from replctl.core.outcome import Ending
-    from replctl.core.plan import Refusal
 
     if outcome.ending is Ending.DONE:
+        if problem is not None:
+            raise PartialError(
+                f"{outcome.promoted} is the primary, but not all that follows was done",
+                why=problem,
+                hint="do by hand what the hook does; replctl events last shows the rest",
+            )
         if form is PlanOutput.TABLE:
             typer.echo(f"{outcome.promoted} is the primary.")
         return 0
+    if problem is not None:
+        typer.echo(f"replctl: {problem}", err=True)
     if outcome.ending is Ending.NOTHING:
-        if form is PlanOutput.TABLE:
-            typer.echo("Nothing was done.")
         return 0
-    if outcome.ending is Ending.REFUSED:
-        if isinstance(outcome.plan, Refusal):
-            reason = outcome.plan.reasons[0]
-            raise RefusedError(f"{reason.code}: {reason.message}", hint=reason.remedy)
-        raise RefusedError("stopped before the promotion; everything is as it was", why=outcome.problem)
+    if halted and outcome.ending is Ending.REFUSED:
+        typer.echo("replctl: stopped before the promotion; everything is as it was", err=True)
+        return INTERRUPTED
+    raise _unfinished(outcome)
+
+
+def _unfinished(outcome: Outcome) -> ReplctlError:
+    """Why a run did not end as wanted, and how the cluster is left."""
+    from replctl.core.outcome import Ending
+    from replctl.core.plan import Refusal
+
     if outcome.ending is Ending.NOT_RESTORED:
-        nodes = ", ".join(outcome.left_cut)
-        raise PartialError(
-            f"stopped before the promotion, and {nodes} is still cut",
+        left = ", ".join(outcome.left_cut)
+        return PartialError(
+            f"stopped before the promotion, and still cut from the lost primary: {left}",
             why=outcome.problem,
-            hint="replctl failover",
+            hint="replctl failover goes on from there",
         )
     if outcome.ending is Ending.PARTIAL:
-        raise PartialError(
-            f"{outcome.promoted} is the primary, but not all followed",
+        return PartialError(
+            f"{outcome.promoted} is the primary, but not all replicas follow",
             why=outcome.problem,
-            hint="replctl failover",
+            hint="replctl failover does the rest",
         )
-    raise ReplctlError("the failover ended in an unknown way")
+    if isinstance(outcome.plan, Refusal):
+        reason = outcome.plan.reasons[0]
+        return RefusedError(f"{reason.code}: {reason.message}", hint=reason.remedy)
+    return RefusedError(
+        "stopped before the promotion; everything is as it was",
+        why=outcome.problem,
+        hint="replctl doctor names what stands in the way, replctl events last shows the steps",
+    )

@@ -151,7 +151,7 @@ def _refuse_fence(
         raise RefusedError(
             f"{node} is the primary",
             why="fenced, nobody could write any more",
-            hint="replctl switchover moves it; --stop-writes fences it all the same",
+            hint="--stop-writes fences it all the same",
         )
 
 
@@ -173,7 +173,7 @@ async def _unfence(inventory: Inventory, node: str, *, dry_run: bool, yes: bool)
         raise RefusedError(
             f"{', '.join(newer)} went on without {node}",
             why="unfenced, it would be a second primary with an older history",
-            hint=f"replctl rejoin {node}",
+            hint="pg_rewind or pg_basebackup makes it a replica again: docs/failover.md",
         )
     synchronous = inventory.settings.failover.synchronous
     for statement in unfence_statements(synchronous):

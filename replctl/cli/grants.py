@@ -22,7 +22,7 @@ class GrantRole(StrEnum):
 def grants(
     pg: Annotated[int, typer.Option("--pg", metavar="N", help="Major version of the servers: 14 to 18.")],
     role: Annotated[GrantRole, typer.Option("--role", help="What the role may do.")] = GrantRole.OPERATOR,
-    name: Annotated[str, typer.Option("--name", help="Name of the login role.")] = "replctl",
+    name: Annotated[str, typer.Option("--name", metavar="ROLE", help="Name of the login role.")] = "replctl",
 ) -> int:
     """Print the least-privilege SQL for a role; run it as a superuser on the primary.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +18,21 @@ if TYPE_CHECKING:
     from replctl.pg.discover import Discovery, Found
 
 DEFAULT_FILE = Path("replctl.toml")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,63}")
 
 
 def init(
     dsn: Annotated[
         list[str], typer.Argument(metavar="DSN...", help="Any server of the cluster; more if ports differ.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="File to write; - for standard output.")] = DEFAULT_FILE,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="File to write; - for standard output.")
+    ] = DEFAULT_FILE,
     name: Annotated[
-        str | None, typer.Option("--name", help="The cluster's name.", show_default="cluster_name, or main")
+        str | None,
+        typer.Option(
+            "--name", metavar="NAME", help="The cluster's name.", show_default="cluster_name, or main"
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     timeout: TimeoutOption = None,
@@ -44,6 +51,12 @@ def init(
     from replctl.pg.discover import discover
 
     limit_s = limit_of(timeout)
+    if name is not None and not _NAME.fullmatch(name):
+        raise UsageError(
+            f"--name {name!r}",
+            why="expected 1 to 63 letters, digits, '_', '.' or '-'",
+            hint="for example --name orders",
+        )
     to_stdout = str(out) == "-"
     if not to_stdout and out.exists() and not force:
         raise RefusedError(
@@ -154,10 +167,8 @@ def _add_synchronous(document: dict[str, Any], remarks: list[str], nodes: list[F
 
 def _cluster_name(nodes: list[Found]) -> str:
     """cluster_name where all servers agree on one that can be a name and is no node's; else `main`."""
-    import re
-
     names = {n.facts.settings.get("cluster_name", "") for n in nodes} - {n.name for n in nodes}
-    if len(names) == 1 and re.fullmatch(r"[A-Za-z0-9_.-]{1,63}", found := names.pop()):
+    if len(names) == 1 and _NAME.fullmatch(found := names.pop()):
         return found
     return "main"
 

@@ -211,7 +211,7 @@ def kill(nodes: NodesArgument, directory: DirOption = None, _yes: YesOption = Fa
 
 @app.command(epilog="Example: replctl lab freeze pg1")
 def freeze(nodes: NodesArgument, directory: DirOption = None, _yes: YesOption = False) -> None:
-    """SIGSTOP a server with all its processes: it is there, and answers nobody."""
+    """SIGSTOP a server: it is there, and answers nobody."""
     lab = _open(directory)
     _each(lab, nodes, lab.freeze, "{} is frozen.", "{} was frozen already.")
 

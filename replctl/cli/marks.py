@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from replctl.cli.options import ClusterOption, InventoryOption, YesOption
-from replctl.errors import UsageError
+from replctl.errors import RefusedError, UsageError
 
 if TYPE_CHECKING:
     from replctl.core.marks import Mark, Marks
@@ -95,7 +95,15 @@ def ack(
 def _one(inventory: Any, cluster: str | None) -> Inventory:
     from replctl.inventory import load_one
 
-    return load_one(inventory, cluster=cluster)
+    one = load_one(inventory, cluster=cluster)
+    if one.settings.manager != "replctl":
+        name = one.settings.name
+        raise RefusedError(
+            f"{one.settings.manager} manages this cluster",
+            why="it would not heed what is written here",
+            hint=f"patronictl pause {name}; patronictl resume {name}",
+        )
+    return one
 
 
 def reason_given(given: str | None) -> str:
@@ -147,7 +155,7 @@ async def _write(
             typer.echo(f"{name}: nothing to do, {otherwise}.")
             return 0
         if dry_run:
-            typer.echo(f"{name}: would be written on {primary.node}. {done}")
+            typer.echo(f"{name}: would be done, by a row of replctl.state on {primary.node}: {done}")
             return 0
         connection = observer.probes[primary.node].connection
         assert connection is not None  # it has just answered
@@ -161,9 +169,8 @@ async def _write(
     typer.echo(f"{name}: {done}")
     silent = [n.name for n in inventory.settings.nodes if n.name not in {f.node for f in state.facts}]
     if missing := [*waiting, *silent]:
-        names = ", ".join(missing)
-        note = f"{names} does not have this yet: a controller that reaches nobody else does not see it"
-        typer.echo(f"replctl: {note}", err=True)
+        note = "a controller that reaches nobody else does not see it"
+        typer.echo(f"replctl: not on {', '.join(missing)} yet: {note}", err=True)
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from replctl.errors import UsageError
+from replctl.errors import ReplctlError, UsageError
 
 
 class Output(StrEnum):
@@ -55,7 +57,9 @@ InventoryOption = Annotated[
     typer.Option(
         "-i",
         "--inventory",
+        metavar="PATH",
         envvar="REPLCTL_INVENTORY",
+        readable=False,  # whether it is, the inventory says, with what to do
         help="Inventory file, or a directory of them.",
         show_default="./replctl.toml, then the user's and the system's replctl/*.toml",
     ),
@@ -64,6 +68,7 @@ ClusterOption = Annotated[
     str | None,
     typer.Option(
         "--cluster",
+        metavar="NAME",
         help="Only this cluster, where the inventory is a directory.",
         autocompletion=complete_clusters,
     ),
@@ -74,18 +79,39 @@ OutputOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="The same as -o json.")]
 ColorOption = Annotated[Color, typer.Option("--color", help="Colour: auto, always or never.")]
 TimeoutOption = Annotated[
-    str | None, typer.Option("--timeout", help="Limit for the whole run, such as 10s.", show_default="10s")
+    str | None,
+    typer.Option(
+        "--timeout", metavar="TIME", help="Limit for the whole run, such as 10s.", show_default="10s"
+    ),
 ]
 YesOption = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")]
 
 
 def confirmed(yes: bool, question: str, what: str) -> None:
-    """Ask on a terminal. Raises UsageError elsewhere without --yes, typer.Abort on a no."""
+    """Ask on a terminal. Raises UsageError elsewhere without --yes, ReplctlError on a no."""
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError(f"{what} needs a confirmation", hint="--yes does it, --dry-run only shows it")
-    typer.confirm(question, abort=True)
+    if not _asked(question):
+        raise ReplctlError("not confirmed", why="nothing was done")
+
+
+def _asked(question: str) -> bool:
+    """Ask. Ctrl-C ends it, also where asyncio has taken that signal over."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return typer.confirm(question)
+    except typer.Abort:
+        typer.echo(err=True)  # ends the line of the question
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def screen_cells() -> int | None:
+    """How many columns the terminal has; None where the output goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def chosen(output: Output, json: bool) -> Output:

@@ -96,8 +96,8 @@ def _choice(choices: type[Enum], value: object, case_sensitive: bool) -> Enum:
 
 
 def _unconditional(info: Any, value: str | Path) -> bool:
-    """Whether a path only has to be readable if it exists, which is Typer's default, and is."""
+    """Whether a path has no conditions, or but the default one and meets it: to be readable if it exists."""
     conditions = (info.exists, info.writable, info.resolve_path, info.allow_dash, info.path_type)
-    if any(conditions) or not (info.file_okay and info.dir_okay and info.readable):
+    if any(conditions) or not (info.file_okay and info.dir_okay):
         return False
-    return not os.path.lexists(value) or os.access(value, os.R_OK)
+    return not info.readable or not os.path.lexists(value) or os.access(value, os.R_OK)

@@ -16,6 +16,7 @@ from replctl.cli.options import (
     chosen,
     complete_nodes,
     confirmed,
+    screen_cells,
 )
 from replctl.errors import RefusedError, ReplctlError, UsageError
 
@@ -72,7 +73,8 @@ async def _show(inventory: Inventory, form: Output) -> int:
     rows = [row for voter, held in found.items() for row in _rows(voter, held)]
     document = {"schema_version": 1, "cluster": inventory.settings.name, "votes": rows}
     columns = ("voter", "state", "holder", "pid", "address", "since")
-    typer.echo(rows_text(document, "votes", form.value, columns, name="voter"))
+    cells = screen_cells()
+    typer.echo(rows_text(document, "votes", form.value, columns, name="voter", cells=cells))
     return 0 if any(held is not None for held in found.values()) else 1
 
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
+import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from replctl.controller.incident import Incident, Log, reason_of
@@ -17,22 +20,25 @@ from replctl.controller.run import carry_out
 from replctl.controller.upkeep import (
     Patience,
     block_mark,
+    flushed_by_enough,
     stale_primaries,
+    sync_is_restored,
     sync_restorable,
     sync_short,
     unfinished,
 )
 from replctl.core.coverage import coverage, votes_of
 from replctl.core.detector import Detector, Finding, Tick, Verdict, Word, advance
+from replctl.core.diagnose import diagnose
 from replctl.core.lag import LagHistory
 from replctl.core.marks import Marks
 from replctl.core.model import Lsn, NodeFacts
 from replctl.core.outcome import Ending, Outcome
 from replctl.core.plan import Plan
-from replctl.core.report import Report, report
+from replctl.core.quorum import same_rule
 from replctl.core.situation import Request, Vote, lost_primary
-from replctl.core.status import SyncStatus
-from replctl.core.steps import ProveSilence
+from replctl.core.status import ClusterStatus, SyncStatus, assess
+from replctl.core.steps import ProveSilence, TakeVotes
 from replctl.errors import ReplctlError
 from replctl.inventory import Inventory
 from replctl.pg.act import Hands
@@ -46,6 +52,7 @@ LOOK_EVERY_S = 2.0  # while all is well; under suspicion with every probe
 RETRY_S = 1.0  # after a refusal; twice as long after each run that was begun and stopped
 RETRY_MAX_S = 60.0  # a living replica is made to reconnect at most this often
 FINISH_APART_S = 30.0
+_SECONDS = re.compile(r"\b[\d.]+ m?s\b")
 UNCLEAR_LIMIT_S = 5.0  # what `once` adds to its window for a primary of which nothing is known
 
 
@@ -57,6 +64,8 @@ class Controller:
     log: Log
     history: LagHistory
     once: bool = False
+    sync_before: str | None = None  # what an earlier controller saw: the primary may be gone already
+    remember_sync: Callable[[str], object] | None = None
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     detector: Detector = field(default_factory=Detector, init=False)
     primary: str | None = field(default=None, init=False)
@@ -66,10 +75,16 @@ class Controller:
     _acting: bool = field(default=False, init=False)
     _said: dict[str, str] = field(default_factory=dict, init=False)
     _sync: SyncStatus = field(default_factory=SyncStatus, init=False)
+    _timeline: int | None = field(default=None, init=False)  # of the primary, when it was last seen
     _received: dict[str, Lsn] = field(default_factory=dict, init=False)
+    _lower_until: Lsn | None = field(default=None, init=False)  # up to there fewer replicas confirmed
     _patience: Patience = field(default_factory=Patience, init=False)
     _not_before_s: dict[str, float] = field(default_factory=dict, init=False)
     _stopped: int = field(default=0, init=False)  # runs in a row that were begun and stopped
+
+    def __post_init__(self) -> None:
+        expected, before = self.inventory.settings.failover.synchronous, self.sync_before
+        self._sync = SyncStatus(configured=before, expected=expected, matches=same_rule(before, expected))
 
     async def run(self) -> None:
         """Watch until told to stop; with `once`, until there is a decision.
@@ -131,22 +146,28 @@ class Controller:
         confirming_s = (timings.failures + 1) * (timings.probe_timeout_s * 2 + timings.interval_s)
         return timings.restart_grace_s + timings.stop_grace_s + confirming_s + UNCLEAR_LIMIT_S
 
-    async def _look(self, observer: Observer, ballot: Ballot) -> Report:
+    async def _look(self, observer: Observer, ballot: Ballot) -> ClusterStatus:
         """Observe, interpret, and remember who the primary is and how far everybody was."""
         # A silent node holds nobody up for longer than a probe may take.
         state = await observer.observe(limit_s=self.inventory.settings.failover.probe_timeout_s)
-        seen = report(state, self.inventory.settings, self.history)
-        self.history = seen.status.history
-        if seen.status.primary is not None and seen.status.primary != self.primary:
-            self._tell("primary", f"the primary is {seen.status.primary}", node=seen.status.primary)
-            self.primary = seen.status.primary
+        seen = assess(state, self.inventory.settings, self.history)
+        self.history = seen.history
+        if seen.primary is not None and seen.primary != self.primary:
+            self._tell("primary", f"the primary is {seen.primary}", node=seen.primary)
+            self.primary = seen.primary
             self.detector = Detector()
+            self._timeline = None
         elif self.primary is None:
             self.primary = lost_primary(state, self.inventory.settings)
-        if seen.status.sync.configured is not None and seen.status.primary == self.primary:
-            self._sync = seen.status.sync  # what the primary had when it was last seen
+        if seen.sync.configured is not None and seen.primary == self.primary:
+            if self.remember_sync is not None and seen.sync.configured != self._sync.configured:
+                self.remember_sync(seen.sync.configured)
+            self._sync = seen.sync  # what the primary had when it was last seen
+        if seen.primary_node is not None and seen.primary == self.primary:
+            self._timeline = seen.primary_node.timeline
         self._received |= {f.node: f.received_lsn for f in state.facts if f.received_lsn is not None}
-        self._tell_once("diagnosis", f"{seen.diagnosis.code}: {'; '.join(seen.diagnosis.evidence)}")
+        diagnosis = diagnose(seen)
+        self._tell_once("diagnosis", f"{diagnosis.code}: {'; '.join(diagnosis.evidence)}")
         self._tell_marks(state.marks)
         if not self.detector.failures:
             answering = {f.node for f in state.facts} | {
@@ -159,7 +180,7 @@ class Controller:
         """What one probe on a new connection comes back with."""
         return Word.UNCLEAR if self.primary is None else await watch.probe(self.primary)
 
-    def _judge(self, word: Word, seen: Report) -> Finding:
+    def _judge(self, word: Word, seen: ClusterStatus) -> Finding:
         """What the detector makes of a probe and of what the others see."""
         if self.primary is None:
             finding = Finding(Verdict.SUSPECT, "it is not known which node is the primary")
@@ -170,25 +191,23 @@ class Controller:
         self._tell_once("verdict", f"{finding.verdict}: {finding.evidence}")
         return finding
 
-    def _tick(self, word: Word, seen: Report) -> Tick:
-        status = seen.status
-        reached = [n.name for n in status.nodes if n.reachable]
-        reached += [w.name for w in status.witnesses if w.reachable]
-        followers = [
-            n for n in status.replicas if n.upstream == self.primary and n.facts and n.facts.receiver
-        ]
+    def _tick(self, word: Word, seen: ClusterStatus) -> Tick:
+        reached = [n.name for n in seen.nodes if n.reachable]
+        reached += [w.name for w in seen.witnesses if w.reachable]
+        followers = [n for n in seen.replicas if n.upstream == self.primary and n.facts and n.facts.receiver]
         first_s = self.detector.first_failure_s
-        since_s = time.monotonic() - first_s if first_s is not None else 0.0
         return Tick(
             at_s=time.monotonic(),
             word=word,
-            streaming=tuple(n.name for n in followers if _heard_within(n.facts, since_s)),
+            streaming=tuple(n.name for n in followers if _heard_since(n.facts, first_s)),
             connected=tuple(n.name for n in followers),
             voters_reached=len(reached),
             majority=votes_of(self.inventory.settings).majority,
         )
 
-    async def _fail_over(self, observer: Observer, ballot: Ballot, finding: Finding, seen: Report) -> bool:
+    async def _fail_over(
+        self, observer: Observer, ballot: Ballot, finding: Finding, seen: ClusterStatus
+    ) -> bool:
         """Decide once more from everything, then do it. Whether there was a decision."""
         kind = "silent" if finding.verdict is Verdict.SILENT else "dead"
         if time.monotonic() < self._not_before_s.get(kind, 0.0):
@@ -203,11 +222,12 @@ class Controller:
         if outcome.ending is Ending.DONE:
             self._stopped = 0
         elif outcome.ending is not Ending.NOTHING:
-            # Refused before it began, it costs nothing to look again; begun and stopped, it does.
-            self._stopped += bool(outcome.results)
+            # Refused before anything but votes, it costs nothing to look again; begun and stopped, it does.
+            self._stopped += any(not isinstance(r.step, TakeVotes) for r in outcome.results)
             proof_failed = any(isinstance(r.step, ProveSilence) and r.error for r in outcome.results)
             pause_s = RETRY_MAX_S if proof_failed else min(RETRY_MAX_S, RETRY_S * 2**self._stopped)
-            self._not_before_s[kind] = time.monotonic() + pause_s
+            # Not in step with another controller that was refused for our sake.
+            self._not_before_s[kind] = time.monotonic() + pause_s * random.SystemRandom().uniform(0.5, 1.0)
         return True
 
     async def _carry_out(
@@ -225,6 +245,7 @@ class Controller:
             ballot,
             word=self.detector.last_word if request.lost == self.primary else None,
             sync_seen=self._sync.configured,
+            lost_timeline=self._timeline if request.lost == self.primary else None,
             last_known_lsns=dict(self._received),
             before=incident.before,
             block=block_mark(request.lost, self.inventory.settings.failover.block_s),
@@ -260,32 +281,30 @@ class Controller:
             self._said["ended"] = sentence
             await incident.end(outcome)
 
-    def _objection(self, seen: Report) -> str | None:
+    def _objection(self, seen: ClusterStatus) -> str | None:
         """Pause, block, or an inventory that allows no automatic failover."""
         settings = self.inventory.settings
         impossible = coverage(settings, self._sync, settings.fence_commands).impossible
         if impossible is not None:
             return impossible
-        marks = seen.status.state.marks
+        marks = seen.state.marks
         if marks is None:
-            kept = [f.node for f in seen.status.state.facts if f.state_table]
+            kept = [f.node for f in seen.state.facts if f.state_table]
             return f"replctl.state of {', '.join(kept)} could not be read" if kept else None
         return marks.objection(time.time())
 
-    async def _upkeep(self, observer: Observer, ballot: Ballot, finding: Finding, seen: Report) -> bool:
+    async def _upkeep(
+        self, observer: Observer, ballot: Ballot, finding: Finding, seen: ClusterStatus
+    ) -> bool:
         """While the primary answers: fence stale ones, finish what was left, mind sync. Whether it acted."""
         acted = False
         if self.inventory.settings.manager != "replctl":
             return acted
         for node in stale_primaries(seen):
             acted = await self._fence(ballot, node) or acted
-        if (
-            finding.verdict is not Verdict.ALIVE
-            or self.primary is None
-            or seen.status.primary != self.primary
-        ):
+        if finding.verdict is not Verdict.ALIVE or self.primary is None or seen.primary != self.primary:
             return acted
-        state, now_s = seen.status.state, time.monotonic()
+        state, now_s = seen.state, time.monotonic()
         left = unfinished(state, self.inventory.settings, self.primary)
         ripe = self._patience.has_lasted("unfinished", left, now_s) or (left and self.once)
         if ripe and now_s >= self._not_before_s.get("finish", 0.0):
@@ -295,32 +314,35 @@ class Controller:
             await self._mind_sync(ballot, seen)
         return acted
 
-    async def _finish(self, observer: Observer, ballot: Ballot, seen: Report) -> bool:
+    async def _finish(self, observer: Observer, ballot: Ballot, seen: ClusterStatus) -> bool:
         """Repoint what a run that ended in the midst left behind; only with the votes, so nobody is at it."""
-        settings, state = self.inventory.settings, seen.status.state
+        settings, state = self.inventory.settings, seen.state
         if state.marks is not None and _paused(state.marks):
             return False
-        votes = await ballot.take()
+        votes = await ballot.take(needed=votes_of(settings).majority)
         if sum(vote is Vote.HELD for vote in votes.values()) < votes_of(settings).majority:
             await ballot.give_back()
             return False
-        request = Request(lost=lost_primary(state, settings), automatic=True)
+        request = Request(lost=lost_primary(state, settings), automatic=True, finish=True)
         await self._carry_out(observer, ballot, request, "a failover was left unfinished")
         return True
 
     async def _fence(self, ballot: Ballot, node: str) -> bool:
         """Make writing impossible on an old primary that shows itself."""
         try:
-            await Hands(self.inventory, ballot).fence(node)
+            try:
+                await Hands(self.inventory, ballot).fence(node)
+            except ReplctlError:  # on a connection from before it was gone, perhaps
+                await Hands(self.inventory, ballot).fence(node)
         except ReplctlError as error:
             self._tell_once(f"fence_failed {node}", f"{node} could not be fenced: {error}")
             return False
         self._tell("fenced", f"{node} came back on an old timeline: fenced", node=node)
         return True
 
-    async def _mind_sync(self, ballot: Ballot, seen: Report) -> None:
+    async def _mind_sync(self, ballot: Ballot, seen: ClusterStatus) -> None:
         """Too few replicas left to confirm: say so, or ask fewer of them until enough are back."""
-        primary, marks = seen.status.primary, seen.status.state.marks
+        primary, marks = seen.primary, seen.state.marks
         connection = ballot.connections.get(primary or "")
         if primary is None or connection is None:
             return
@@ -343,27 +365,33 @@ class Controller:
                 await hands.set_synchronous(primary, short.instead)
                 self._tell("sync_lowered", sentence, node=primary)
             elif marks is not None and marks.sync is not None and sync_restorable(seen):
-                await hands.set_synchronous(primary, wanted)
-                await write_mark(connection, "sync", None)
-                self._tell("sync_restored", f"{primary} waits for {wanted} again", node=primary)
+                if not sync_is_restored(seen):
+                    await hands.set_synchronous(primary, wanted)
+                    self._tell("sync_restored", f"{primary} waits for {wanted} again", node=primary)
+                elif self._lower_until is None:
+                    self._lower_until = seen[primary].write_lsn
+                elif flushed_by_enough(seen, self._lower_until):
+                    await write_mark(connection, "sync", None)
+                return
+            self._lower_until = None
         except ReplctlError as error:
             self._tell_once("sync_failed", str(error))
 
-    def _may_degrade(self, seen: Report) -> bool:
+    def _may_degrade(self, seen: ClusterStatus) -> bool:
         """Only after a failover (its block tells), as the inventory says, and where it can be noted."""
-        marks = seen.status.state.marks
+        marks = seen.state.marks
         after_one = marks is not None and marks.block is not None
         return self.inventory.settings.failover.on_sync_short == "degrade" and after_one
 
-    def _introduce(self, seen: Report) -> None:
+    def _introduce(self, seen: ClusterStatus) -> None:
         """The first lines: what this controller would do about each way to lose the primary."""
         settings = self.inventory.settings
-        covered = coverage(settings, seen.status.sync, settings.fence_commands)
+        covered = coverage(settings, seen.sync, settings.fence_commands)
         votes = votes_of(settings)
         self._tell(
             "votes",
-            f"{len(votes.voters)} voters, {votes.majority} are a majority, beside the primary "
-            f"{max(0, votes.may_be_missing)} may be missing",
+            f"{len(votes.voters)} voters, {votes.majority} are a majority: beside a lost primary "
+            f"{max(0, votes.may_be_missing) or 'no'} more may be missing",
         )
         for name in ("process_death", "host_death", "partition"):
             one = getattr(covered, name)
@@ -378,9 +406,10 @@ class Controller:
 
     def _tell_once(self, key: str, sentence: str) -> bool:
         """Say something when it is not what was said last under this key. Whether it was said."""
-        if self._said.get(key) == sentence:
+        said = _SECONDS.sub("", sentence)  # that time goes on is no news
+        if self._said.get(key) == said:
             return False
-        self._said[key] = sentence
+        self._said[key] = said
         self.log(key.split(" ")[0], sentence, {})
         return True
 
@@ -402,13 +431,15 @@ def _paused(marks: Marks) -> bool:
     return marks.pause is not None and marks.pause.holds(time.time())
 
 
-def _heard_within(facts: NodeFacts | None, since_s: float) -> bool:
-    """Whether a replica heard from its upstream after the first failure.
+def _heard_since(facts: NodeFacts | None, first_s: float | None) -> bool:
+    """Whether a replica heard from its upstream after the first failure (monotonic).
 
     Silence there is no evidence, an idle primary sends a keepalive only every half wal_sender_timeout; but
     a message is proof of life.
     """
     receiver = facts.receiver if facts is not None else None
-    if receiver is None or receiver.status != "streaming" or receiver.last_message_age_s is None:
+    if facts is None or receiver is None or receiver.status != "streaming":
         return False
-    return receiver.last_message_age_s < since_s
+    if first_s is None or receiver.last_message_age_s is None:
+        return False
+    return facts.sampled_at_s - receiver.last_message_age_s > first_s  # as old as it was when it was asked

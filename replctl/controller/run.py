@@ -67,9 +67,11 @@ async def carry_out(world: World, tell: Tell, go_on: Callable[[Plan], Awaitable[
             outcome.results.append(result)
             tell(result)
         failed |= {r.step: r.error for r in results if r.error is not None}
-        # A replica that does not let go is done without, where enough others do.
-        stubborn = frozenset(s.node for s in failed if isinstance(s, Cut))
-        situation = replace(await world.observe(), stubborn=stubborn)
+        situation = _remember(await world.observe(), situation, outcome, failed)
+        if situation.promoted is None and _asked_for_promotion(outcome):
+            # Whether it is the primary is not known, and no other may become one.
+            said = [*failed.values(), "the promoted node does not answer as primary"]
+            return await _stop(world, outcome, situation, "; ".join(said))
         following = plan_failover(situation)
         if situation.promoted is not None:
             outcome.promoted = situation.promoted.node
@@ -86,6 +88,21 @@ async def carry_out(world: World, tell: Tell, go_on: Callable[[Plan], Awaitable[
     return await _stop(world, outcome, situation, f"not done after {ROUNDS_MAX} rounds")
 
 
+def _remember(seen: Situation, before: Situation, outcome: Outcome, failed: dict[Step, str]) -> Situation:
+    """A look, with what this run knows beside it."""
+    # A replica that does not let go is done without, where enough others do.
+    stubborn = frozenset(s.node for s in failed if isinstance(s, Cut))
+    own_cuts = frozenset(r.step.node for r in outcome.results if isinstance(r.step, Cut))
+    watched = before.watched
+    if len(seen.votes_held) >= seen.majority:
+        watched |= {f.node for f in seen.replicas}
+    return replace(seen, stubborn=stubborn, own_cuts=own_cuts, watched=watched)
+
+
+def _asked_for_promotion(outcome: Outcome) -> bool:
+    return any(isinstance(r.step, Promote) and r.begun for r in outcome.results)
+
+
 async def _stop(world: World, outcome: Outcome, situation: Situation, reason: str | None) -> Outcome:
     """Before the promotion everything is put back; after it, what is missing is said.
 
@@ -98,7 +115,7 @@ async def _stop(world: World, outcome: Outcome, situation: Situation, reason: st
         return outcome
     touched = {r.step.node for r in outcome.results if isinstance(r.step, Cut | FastForward)}
     cut = {f.node for f in situation.replicas if is_cut(f)}
-    if any(isinstance(r.step, Promote) and r.begun for r in outcome.results):
+    if _asked_for_promotion(outcome):
         # Whether it became the primary is not known: given back, the others could confirm for the old one.
         outcome.left_cut = tuple(sorted(touched | cut))
     elif touched:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from replctl.core.model import ClusterState, NodeFacts
+from replctl.core.model import ClusterState, Lsn, NodeFacts
 from replctl.core.quorum import SyncRule, parse_sync_rule, same_rule, sync_name
-from replctl.core.report import Report
 from replctl.core.settings import ClusterSettings
 from replctl.core.situation import is_cut, lost_primary
-from replctl.core.status import NodeState
+from replctl.core.status import ClusterStatus, NodeState
 
 SEEN_TWICE_S = 1.0  # what is to be mended has been so for at least this long
 
@@ -29,9 +28,18 @@ class Patience:
         return at_s - self._since_s.setdefault(what, at_s) >= limit_s
 
 
-def stale_primaries(seen: Report) -> tuple[str, ...]:
-    """Nodes that accept writes on an older timeline than the primary's."""
-    return tuple(n.name for n in seen.status.nodes if n.state is NodeState.STALE_PRIMARY)
+def stale_primaries(seen: ClusterStatus) -> tuple[str, ...]:
+    """Nodes that accept writes on an older timeline than the primary's.
+
+    One to which a quorum still streams was not replaced: somebody has promoted another node by hand.
+    """
+    rule = _rule(seen.settings)
+    stale = [n for n in seen.nodes if n.state is NodeState.STALE_PRIMARY and n.facts is not None]
+    return tuple(
+        n.name
+        for n in stale
+        if rule is None or n.facts is None or confirming(n.facts, rule) < rule.confirmations
+    )
 
 
 def unfinished(state: ClusterState, settings: ClusterSettings, primary: str) -> bool:
@@ -59,9 +67,9 @@ class SyncShort:
     needed: int
 
 
-def sync_short(seen: Report) -> SyncShort | None:
+def sync_short(seen: ClusterStatus) -> SyncShort | None:
     """Whether commits wait for replicas that are not there; None where all is well or not known."""
-    settings, primary = seen.status.settings, seen.status.primary_node
+    settings, primary = seen.settings, seen.primary_node
     rule = _rule(settings)
     if rule is None or primary is None or primary.facts is None or not primary.facts.monitor_privilege:
         return None
@@ -80,15 +88,43 @@ def sync_short(seen: Report) -> SyncShort | None:
     )
 
 
-def sync_restorable(seen: Report) -> bool:
+def sync_restorable(seen: ClusterStatus) -> bool:
     """Whether enough replicas stream again for what the inventory says."""
-    rule, primary = _rule(seen.status.settings), seen.status.primary_node
+    rule, primary = _rule(seen.settings), seen.primary_node
     return (
         rule is not None
         and primary is not None
         and primary.facts is not None
         and (confirming(primary.facts, rule) >= rule.confirmations)
     )
+
+
+def sync_is_restored(seen: ClusterStatus) -> bool:
+    """Whether the primary has the rule of the inventory."""
+    primary, wanted = seen.primary_node, seen.settings.failover.synchronous
+    return (
+        primary is not None
+        and primary.facts is not None
+        and same_rule(primary.facts.synchronous_standby_names, wanted) is True
+    )
+
+
+def flushed_by_enough(seen: ClusterStatus, lsn: Lsn) -> bool:
+    """Whether as many members as the inventory says have the WAL up to there.
+
+    Before, a commit of the time when fewer confirmed may be on fewer: the cuts of a failover would not
+    prove that it is found.
+    """
+    rule, primary = _rule(seen.settings), seen.primary_node
+    if rule is None or primary is None or primary.facts is None:
+        return False
+    members = {m.lower() for m in rule.members}
+    names = {
+        s.application_name.lower()
+        for s in primary.facts.senders
+        if s.flush_lsn is not None and s.flush_lsn >= lsn
+    }
+    return len(names & members) >= rule.confirmations
 
 
 def confirming(primary: NodeFacts, rule: SyncRule) -> int:

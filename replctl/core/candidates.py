@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from replctl.core.model import Lsn, NodeFacts, Unreachable
-from replctl.core.situation import Position, Situation, is_cut
-from replctl.core.topology import upstream_of
+from replctl.core.situation import HELD_WAIT_EVENTS, Position, Situation, is_cut
+from replctl.core.topology import is_fenced, upstream_of
 
 _PREFERENCE = {"prefer": 0, "neutral": 1, "avoid": 2, "never": 3}
 
@@ -68,19 +68,16 @@ def position_of(situation: Situation, facts: NodeFacts) -> Position | None:
         return situation.positions[facts.node]
     if facts.received_lsn is None or facts.timeline is None:
         return None
-    return Position(timeline=facts.timeline, lsn=facts.received_lsn, incomplete=_incomplete(facts))
+    return Position(timeline=facts.timeline, lsn=facts.received_lsn, incomplete=incomplete(facts))
 
 
-def _incomplete(facts: NodeFacts) -> str | None:
+def incomplete(facts: NodeFacts) -> str | None:
     """Why a replica may have flushed more than it shows.
 
-    After a restart the received position is gone, and a delayed or paused replica has not replayed its
-    local WAL: it may have acknowledged more than any function tells.
+    After a restart the received position is gone, and a replica whose replay is held up has not replayed
+    its local WAL: it may have acknowledged more than any function tells.
     """
-    if facts.receive_lsn_known is False and facts.startup_wait_event in (
-        "RecoveryApplyDelay",
-        "RecoveryPause",
-    ):
+    if facts.receive_lsn_known is False and facts.startup_wait_event in HELD_WAIT_EVENTS:
         return "it was restarted and has not replayed its own WAL yet"
     return None
 
@@ -115,9 +112,11 @@ def strays(situation: Situation, name: str) -> str | None:
         if theirs is not None and own is not None and theirs != own:
             return f"came to timeline {position.timeline} by another way than {newest}"
         return None
-    fork_lsn = (theirs or {}).get(position.timeline)
+    if theirs is None:
+        return f"cannot be compared with {newest}, which does not tell how it came to timeline {end.timeline}"
+    fork_lsn = theirs.get(position.timeline)
     if fork_lsn is None:
-        return f"its timeline {position.timeline} is not known to be in the history of {newest}"
+        return f"is on timeline {position.timeline}, which is not in the history of {newest}"
     if (facts.replayed_lsn or position.lsn) > fork_lsn:
         return f"has replayed past {fork_lsn}, where timeline {end.timeline} of {newest} began"
     return None
@@ -135,7 +134,7 @@ def _candidate(situation: Situation, name: str) -> Candidate:
     reason = _objection(situation, observation, position)
     if reason is not None:
         return Candidate(node=name, eligible=False, reason=reason, **known)  # type: ignore[arg-type]
-    said = "cut and complete" if is_cut(observation) else "may be promoted once it is cut"
+    said = "is cut and complete" if is_cut(observation) else "may be promoted once it is cut"
     return Candidate(node=name, eligible=True, reason=said, **known)  # type: ignore[arg-type]
 
 
@@ -145,17 +144,23 @@ def _objection(situation: Situation, facts: NodeFacts, position: Position | None
     if not facts.in_recovery:
         return "is not a replica"
     if spec.promote == "never":
-        return 'promote = "never"'
+        return 'has promote = "never"'
+    if is_fenced(facts):
+        return "is fenced: promoted, it would take no writes"
+    if not facts.upstream_known:
+        return "does not show its upstream (the role lacks pg_monitor)"
     if position is None:
-        return "its position is not known (no received LSN, or no privilege to see it)"
+        return "does not tell its position"
     if position.incomplete is not None:
-        return f"its position is not known: {position.incomplete}"
+        return f"does not tell its position: {position.incomplete}"
     if (astray := strays(situation, facts.node)) is not None:
         return astray
     if facts.apply_delay_s and facts.node not in situation.request.allow_replay:
         return f"is delayed by {facts.apply_delay_s:g} s (recovery_min_apply_delay)"
     if not _is_direct(situation, facts):
         return "streams from another replica"
+    if facts.node in situation.stubborn and not is_cut(facts):
+        return "does not let go of its upstream"
     return None
 
 

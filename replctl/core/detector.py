@@ -62,6 +62,7 @@ class Detector:
     last_word: Word | None = None
     restarting_since_s: float | None = None
     stopping_since_s: float | None = None
+    vetoed_by: tuple[str, ...] = ()  # who heard from it when the count was last full, until it is full again
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +73,17 @@ class Finding:
     evidence: str
 
 
-_FAILURES = (Word.REFUSED, Word.SILENT, Word.BROKEN)
-
-
 def advance(before: Detector, tick: Tick, settings: FailoverSettings) -> tuple[Detector, Finding]:
     """One step of the detector."""
     after = _count(before, tick, settings)
-    return after, _judge(after, tick, settings)
+    finding = _judge(after, tick, settings)
+    if after.failures < settings.failures:
+        return after, finding
+    if finding.verdict is Verdict.VETOED:
+        # It was alive when it was heard: what failed before that counts no more. Else one message would be
+        # a veto for as long as the connection to a host that has died since is thought to be open.
+        return replace(after, failures=0, first_failure_s=None, vetoed_by=tick.streaming), finding
+    return replace(after, vetoed_by=()), finding
 
 
 def _count(before: Detector, tick: Tick, settings: FailoverSettings) -> Detector:
@@ -89,9 +94,10 @@ def _count(before: Detector, tick: Tick, settings: FailoverSettings) -> Detector
         return Detector(last_word=tick.word)
     if tick.word is Word.STOPPING:
         since_s = before.stopping_since_s if before.stopping_since_s is not None else tick.at_s
-        return replace(
-            before, failures=0, first_failure_s=None, last_word=tick.word, stopping_since_s=since_s
-        )
+        if tick.at_s - since_s < settings.stop_grace_s:
+            return replace(
+                before, failures=0, first_failure_s=None, last_word=tick.word, stopping_since_s=since_s
+            )
     restarting_since_s = before.restarting_since_s
     if tick.word is Word.STARTING_UP:
         restarting_since_s = tick.at_s if restarting_since_s is None else restarting_since_s
@@ -124,14 +130,18 @@ def _judge(seen: Detector, tick: Tick, settings: FailoverSettings) -> Finding:
                 Verdict.GRACE, f"orderly stop: waiting {settings.stop_grace_s:g} s for it to return"
             )
         return Finding(Verdict.GRACE, f"starting up: waiting {settings.restart_grace_s:g} s")
-    count = f"{min(seen.failures, settings.failures)} of {settings.failures} failures in a row ({tick.word})"
-    if seen.failures < settings.failures:
+    needed, word = settings.failures, tick.word
+    count = f"{min(seen.failures, needed)} of {needed} failures in a row ({word})"
+    vetoed = f"{needed} of {needed} failures in a row ({word}), but it still streams to "
+    if seen.failures < needed:
+        if seen.vetoed_by:
+            return Finding(Verdict.VETOED, vetoed + ", ".join(seen.vetoed_by))
         return Finding(Verdict.SUSPECT, count)
     if tick.voters_reached < tick.majority:
         reached = f"{tick.voters_reached} of {tick.majority} voters needed"
         return Finding(Verdict.ISOLATED, f"{count}, but we reach {reached}: it is we who are cut off")
     if tick.streaming:
-        return Finding(Verdict.VETOED, f"{count}, but {', '.join(tick.streaming)} still streams from it")
+        return Finding(Verdict.VETOED, vetoed + ", ".join(tick.streaming))
     if tick.word is Word.REFUSED and not tick.connected:
         return Finding(Verdict.DEAD, f"{count}, and no replica is connected to it")
     return Finding(Verdict.SILENT, f"{count}, and nothing moves; it may still be running")

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from replctl.core.candidates import rank
 from replctl.core.coverage import votes_of
 from replctl.core.model import Cause, NodeFacts
-from replctl.core.situation import is_cut
+from replctl.core.situation import Request, Situation, is_cut
 from replctl.core.status import ClusterStatus, NodeState, NodeStatus
 
 
@@ -59,17 +60,12 @@ def _of_primary(status: ClusterStatus) -> Diagnosis | None:
         )
     if stale:
         newest = (
-            f"{status.primary} is the primary on timeline {status[status.primary].timeline}"
+            [f"{status.primary} is the primary on timeline {status[status.primary].timeline}"]
             if status.primary
-            else ""
+            else [_not_answering(n) for n in status.nodes if not n.reachable]
         )
-        return Diagnosis(
-            code=Code.STALE_PRIMARY,
-            evidence=(
-                *(f"{n.name} accepts writes on the older timeline {n.timeline}" for n in stale),
-                newest,
-            ),
-        )
+        older = (f"{n.name} accepts writes on the older timeline {n.timeline}" for n in stale)
+        return Diagnosis(code=Code.STALE_PRIMARY, evidence=(*older, *newest))
     if (abandoned := _abandoned(status)) is not None:
         return abandoned
     if not writable:
@@ -99,31 +95,82 @@ def _streamed_once(facts: NodeFacts) -> bool:
 
 def _without_primary(status: ClusterStatus) -> Diagnosis:
     """Nobody answers as primary: is it a node that does not answer, and what do its replicas see?"""
-    silent = [n for n in status.nodes if not n.reachable and n.cause is not Cause.WRONG_CLUSTER]
+    strangers = [n for n in status.nodes if n.cause is Cause.WRONG_CLUSTER]
+    silent = [n for n in status.nodes if not n.reachable and n not in strangers]
     followed = {n.upstream for n in status.replicas}
     suspects = [n for n in silent if n.name in followed] or silent
     evidence = [_not_answering(n) for n in suspects]
     if not suspects:
         fenced = [f"{n.name} is fenced" for n in status.nodes if n.state is NodeState.FENCED]
         every = [f"{n.name} is a replica" for n in status.replicas]
-        return Diagnosis(code=Code.NO_PRIMARY, evidence=(*fenced, *every))
+        others = [_not_answering(n) for n in strangers]
+        return Diagnosis(code=Code.NO_PRIMARY, evidence=(*others, *fenced, *every))
+    if (isolated := _isolated(status)) is not None:
+        return isolated
     names = {n.name for n in suspects}
     followers = [n for n in status.replicas if n.upstream in names]
-    if live := [n for n in followers if _is_connected(n)]:
-        evidence += [f"{n.name} still streams from {n.upstream}" for n in live]
+    connected = [n for n in followers if _is_connected(n)]
+    evidence += [_seen_by(n) for n in connected]
+    if any(n.cause in _SAYS_NO for n in suspects) or any(_heard_lately(n) for n in connected):
         return Diagnosis(code=Code.PRIMARY_UNREACHABLE_BUT_ALIVE, evidence=tuple(evidence))
-    cut_off = [n for n in followers if n.facts is not None and n.facts.is_complete]
+    cut_off = [n for n in followers if n not in connected and n.facts is not None and n.facts.is_complete]
     evidence += [f"{n.name} has no connection to {n.upstream}" for n in cut_off]
+    cut = [n for n in status.replicas if n.facts is not None and is_cut(n.facts) and _streamed_once(n.facts)]
+    evidence += [f"{n.name} is cut from its upstream: a failover is under way" for n in cut]
     gone = all(n.cause in (Cause.REFUSED, Cause.STARTING_UP) for n in suspects)
-    down = gone and followers and cut_off == followers
+    down = gone and (followers or cut) and cut_off == followers
+    if down and not (ranking := rank(_assumed(status, suspects[0].name))).eligible:
+        reasons = (f"{c.node} {c.reason}" for c in ranking.candidates)
+        return Diagnosis(code=Code.NO_CANDIDATE, evidence=(*evidence[: len(suspects)], *reasons))
     code = Code.PRIMARY_DOWN if down else Code.PRIMARY_STATE_UNKNOWN
     return Diagnosis(code=code, evidence=tuple(evidence))
+
+
+def _assumed(status: ClusterStatus, lost: str) -> Situation:
+    """The failover that would be asked for, to see whether anybody could be promoted."""
+    return Situation(settings=status.settings, state=status.state, request=Request(lost=lost))
+
+
+def _isolated(status: ClusterStatus) -> Diagnosis | None:
+    """More than the primary is silent, and a majority is out of reach: it may be we who are cut off."""
+    votes = votes_of(status.settings)
+    quiet = [n.name for n in status.nodes if n.cause in (Cause.TIMEOUT, Cause.DNS)]
+    quiet += [w.name for w in status.witnesses if not w.reachable]
+    answer = sum(n.reachable for n in status.nodes) + sum(w.reachable for w in status.witnesses)
+    if len(quiet) < 2 or answer >= votes.majority:
+        return None
+    evidence = (
+        f"{answer} of {len(votes.voters)} voters answer, {votes.majority} are a majority",
+        *(_not_answering(n) for n in status.nodes if not n.reachable),
+        *(f"{w.name} does not answer: {w.message}" for w in status.witnesses if not w.reachable),
+    )
+    return Diagnosis(code=Code.CONTROLLER_ISOLATED, evidence=evidence)
+
+
+_SAYS_NO = (Cause.AUTH, Cause.TOO_MANY_CONNECTIONS, Cause.PRIVILEGE)  # only a server that lives says that
+HEARD_WITHIN_S = 10.0  # a connection outlives a lost primary by wal_receiver_timeout: it proves little alone
 
 
 def _is_connected(node: NodeStatus) -> bool:
     """Whether its receiver has a connection: a row shows it even where its columns are hidden."""
     receiver = node.facts.receiver if node.facts is not None else None
     return receiver is not None and receiver.status != "stopped"
+
+
+def _heard_lately(node: NodeStatus) -> bool:
+    """Whether its upstream was alive a moment ago; where the privilege to see that lacks, as good as."""
+    receiver = node.facts.receiver if node.facts is not None else None
+    if receiver is None or receiver.last_message_age_s is None:
+        return receiver is not None
+    return receiver.last_message_age_s < HEARD_WITHIN_S
+
+
+def _seen_by(node: NodeStatus) -> str:
+    receiver = node.facts.receiver if node.facts is not None else None
+    if receiver is None or _heard_lately(node):
+        return f"{node.name} still streams from {node.upstream}"
+    age_s = receiver.last_message_age_s
+    return f"{node.name} is connected to {node.upstream}, and has heard nothing for {age_s:.0f} s"
 
 
 def _of_replicas(status: ClusterStatus) -> Diagnosis:

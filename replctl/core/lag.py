@@ -20,6 +20,7 @@ MARKS_MAX = 2000
 POINTS_MAX = 120
 COARSE_GAP_S = 5.0  # a longer sampling interval than this makes a value a bound, not exact
 SPARSE_GAP_S = 600.0  # looks further apart than this tell nothing about the time between them
+TREND_S = 10.0  # a trend that turns is believed after so long; one taken over less is jitter
 OVERLAP_S = 3.0  # looks of several processes that share a history come in out of order by less than this
 NEAR_CLOCK_S = 1.0  # a clock further from ours than this makes the time of a commit worthless
 WAITS_FOR_WAL = "RecoveryWalStream"  # the startup process has replayed all that was received
@@ -126,7 +127,7 @@ class LagHistory:
         earlier = [p for p in points if p.at >= at - within_s] or points[-1:]
         return replayed_lsn > earlier[0].replayed_lsn if earlier else None
 
-    def trend_bytes_per_s(self, node: str, window_s: float = 30.0) -> float | None:
+    def trend_bytes_per_s(self, node: str, window_s: float = TREND_S) -> float | None:
         """How fast the lag grows (or, negative, shrinks): a least-squares slope over the last points.
 
         Where looks are further apart than `window_s`, as from cron, over the last two.

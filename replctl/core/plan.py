@@ -7,7 +7,7 @@ exactly the steps that remained, and a converged cluster the empty plan.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from replctl.core.candidates import (
     Candidate,
@@ -21,7 +21,10 @@ from replctl.core.candidates import (
 )
 from replctl.core.detector import Word
 from replctl.core.model import Lsn, NodeFacts
+from replctl.core.objections import doubt, may_lose, no_failover, no_step_at_all
 from replctl.core.quorum import same_rule
+from replctl.core.refusals import Reason, RefusalCode
+from replctl.core.rivals import rival, rival_of
 from replctl.core.situation import Situation, Vote, is_cut, is_held
 from replctl.core.steps import (
     Checkpoint,
@@ -32,21 +35,15 @@ from replctl.core.steps import (
     Promote,
     ProveSilence,
     Repoint,
+    SetSynchronous,
     Step,
     TakeVotes,
 )
-from replctl.core.topology import upstream_of
+from replctl.core.topology import is_fenced, upstream_of
 
 STEPS_MAX = 200
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reason:
-    """Why nothing is done, and what would change that."""
-
-    code: str
-    message: str
-    remedy: str
+REJOIN = "pg_rewind or pg_basebackup, docs/failover.md"
+_GRANTS = "the rights that replctl grants prints"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +88,8 @@ def plan_failover(situation: Situation) -> Plan | Refusal:
             break
         if isinstance(following, Promote):
             target, loss = following.node, loss_of(now, following.node)
+            if (uncertain := doubt(situation)) is not None:  # a cut replica no longer shows all of it
+                loss = replace(loss, proven_zero=False, known_bytes=None, basis=uncertain.message)
         steps.append(following)
         now = following.project(now)
     if target is None and now.promoted is not None:
@@ -106,94 +105,18 @@ def plan_failover(situation: Situation) -> Plan | Refusal:
 
 def next_step(situation: Situation) -> Step | Reason | None:
     """The one thing to do now; a reason where that is nothing; None when all is done."""
-    if (reason := _foreign(situation)) is not None:
+    if (reason := no_step_at_all(situation)) is not None:
         return reason
     if situation.promoted is not None:
         return _after_promotion(situation, situation.promoted)
     return (
-        _objection(situation)
+        no_failover(situation)
         or _votes(situation)
         or _evidence(situation)
         or _cuts(situation)
+        or rival(situation)
         or _promotion(situation)
     )
-
-
-def _foreign(situation: Situation) -> Reason | None:
-    """What forbids every step, also the last ones of a failover that was begun."""
-    settings = situation.settings
-    if settings.manager != "replctl":
-        return Reason(
-            code="FOREIGN_MANAGER",
-            message=f"{settings.manager} manages this cluster",
-            remedy=f"{settings.manager}ctl failover {settings.name}",
-        )
-    rivals = [f for f in situation.writable if f.timeline == situation.writable[0].timeline]
-    if len(rivals) > 1:
-        names = " and ".join(f.node for f in rivals)
-        return Reason(
-            code="SPLIT_BRAIN",
-            message=f"{names} accept writes on the same timeline {rivals[0].timeline}",
-            remedy="decide which one is right, and fence the other: replctl fence NODE",
-        )
-    if settings.replication is None:
-        return Reason(
-            code="NO_REPLICATION_SETTINGS",
-            message="the inventory has no [replication]: no primary_conninfo could be written",
-            remedy='add [replication] with user = "…"',
-        )
-    return None
-
-
-def _objection(situation: Situation) -> Reason | None:
-    """What forbids a failover whatever the votes."""
-    request = situation.request
-    lost = situation.facts(request.lost) if request.lost is not None else None
-    if situation.word is Word.ANSWERED or lost is not None:
-        return Reason(
-            code="PRIMARY_ALIVE",
-            message=f"{request.lost or 'the primary'} answers",
-            remedy="replctl switchover moves a healthy primary",
-        )
-    if situation.word is Word.UNCLEAR and request.lost is not None and request.lost not in request.fenced:
-        return Reason(
-            code="PRIMARY_UNKNOWN",
-            message=f"the probe cannot tell whether {request.lost} lives",
-            remedy=f"mend the connection to it, or switch it off and say --fenced {request.lost}",
-        )
-    if request.to is not None and request.to == request.lost:
-        return Reason(
-            code="NO_CANDIDATE",
-            message=f"{request.to} is the lost primary",
-            remedy="choose another with --to",
-        )
-    return _sync_objection(situation)
-
-
-def _sync_objection(situation: Situation) -> Reason | None:
-    """Whether the synchronous rule is one from which anything can be proven."""
-    wanted, seen = situation.settings.failover.synchronous, situation.sync_seen
-    if _may_lose(situation):
-        return None
-    if wanted is None and situation.request.automatic:
-        return Reason(
-            code="SYNC_MISMATCH",
-            message="the inventory does not say what synchronous_standby_names must be",
-            remedy='[failover] synchronous = "ANY 1 (…)", or "" for asynchronous replication',
-        )
-    if wanted is not None and same_rule(wanted, seen) is False:
-        return Reason(
-            code="SYNC_MISMATCH",
-            message=f"the lost primary had {seen!r}, the inventory expects {wanted!r}",
-            remedy="make the inventory right if the server was, or --allow-loss unknown",
-        )
-    if "*" in situation.outsiders:
-        return Reason(
-            code="SYNC_WILDCARD",
-            message="synchronous = '*' lets anybody confirm a commit: zero loss cannot be proven",
-            remedy="list the replicas by name, or --allow-loss unknown",
-        )
-    return None
 
 
 def _votes(situation: Situation) -> Step | Reason | None:
@@ -209,79 +132,169 @@ def _votes(situation: Situation) -> Step | Reason | None:
         return TakeVotes()
     if taken:
         return Reason(
-            code="VOTES_TAKEN",
+            code=RefusalCode.VOTES_TAKEN,
             message=f"another controller holds the votes of {', '.join(taken)}",
             remedy="replctl votes shows who; replctl votes --break NODE ends a dead one's",
         )
+    return _no_majority(situation, free, answering)
+
+
+def _no_majority(situation: Situation, free: list[str], answering: set[str]) -> Reason:
+    """Who is missing, and what can be done about just that."""
+    request, voters = situation.request, situation.voters
+    message = f"{len(free)} of {len(voters)} voters give their vote, {situation.majority} are needed"
+    missing = [v for v in voters if v not in free]
+    # Through a pooler no lock is ours; just after a restart a voter may have forgotten one that counts.
+    mute = [v for v in missing if v in answering]
+    gone = [v for v in missing if v not in mute]
+    lost = request.lost if request.lost in gone else None
+    without = next((v for v in gone if v != lost), None)
+    remedies: list[str] = []
+    if mute:
+        message += f"; of {', '.join(mute)} it cannot be had: restarted just now, or behind a pooler"
+        remedies += ["try again in a few seconds", "replctl doctor"]
+    if gone:
+        remedies.append(f"bring back {', '.join(gone)}")
+    if lost is not None:
+        remedies.append(f"if {lost} is off: replctl failover --fenced {lost}")
+    if without is not None:
+        remedies.append(f"or do without its vote: replctl failover --without-votes {without}")
+    if len(voters) == 2:
+        remedies.append("for the next time, add a witness")
     return Reason(
-        code="NO_MAJORITY",
-        message=f"{len(free)} of {len(situation.voters)} voters answer, {situation.majority} are needed",
-        remedy="reach more nodes, add a witness, or name a node that is off with --fenced NODE",
+        code=RefusalCode.NO_MAJORITY,
+        message=message,
+        remedy="; ".join(remedies) or "leave out --without-votes",
     )
 
 
 def _evidence(situation: Situation) -> Step | Reason | None:
     """Silence has to be proven; an asynchronous primary fenced, or its death evidenced."""
-    request, failover = situation.request, situation.settings.failover
-    lost = request.lost
-    if lost is not None and lost in request.fenced:
-        return None
-    fence = FenceCommand(lost) if lost is not None and lost in situation.fence_commands else None
-    connected = [f for f in situation.replicas if f.receiver is not None and is_orphan(situation, f)]
+    lost = situation.request.lost
+    connected = _connected(situation)
     if connected and not situation.silence_proven:
         # While replay is held up, a receiver stays whatever happens: such a replica proves nothing.
         willing = [f for f in connected if not is_held(f)]
-        return ProveSilence(willing[0].node) if willing else fence or _unproven(lost, connected)
-    if failover.fencing == "required":
-        return fence or Reason(
-            code="FENCE_REQUIRED",
+        if willing:  # also where it is said to be off: another machine may have been switched off
+            return ProveSilence(willing[0].node)
+        if not situation.is_off:
+            return _fence(situation) or _unproven(situation, connected)
+    if situation.settings.failover.fencing == "required" and not situation.is_off:
+        return _fence(situation) or Reason(
+            code=RefusalCode.FENCE_REQUIRED,
             message=f'fencing = "required", and {lost or "the lost primary"} has no fence command',
-            remedy="[nodes.commands] fence = […], or switch it off and say --fenced NODE",
+            remedy=_switch_off(situation, "give it a fence command in [nodes.commands]"),
         )
-    dead = situation.word is Word.REFUSED and not connected
-    if situation.rule is not None or failover.fencing == "none" or dead:
+    return None if situation.rule is not None else _dead(situation, "replication is asynchronous")
+
+
+def _connected(situation: Situation) -> list[NodeFacts]:
+    """Replicas that may be connected to the lost primary; not those that follow a node which answers."""
+    answering = {f.node for f in situation.state.facts}
+    return [
+        f
+        for f in situation.replicas
+        if f.receiver is not None
+        and is_orphan(situation, f)
+        and upstream_of(f, situation.state, situation.settings) not in answering
+    ]
+
+
+def _fence(situation: Situation) -> FenceCommand | None:
+    lost = situation.request.lost
+    return FenceCommand(lost) if lost is not None and lost in situation.fence_commands else None
+
+
+def _dead(situation: Situation, why: str) -> Step | Reason | None:
+    """Without a proven quorum the lost primary could go on confirming: it has to be off, or dead for sure."""
+    if situation.is_off or situation.settings.failover.fencing == "none":
         return None
-    return fence or Reason(
-        code="FENCE_REQUIRED",
-        message=f"{lost or 'the primary'} is silent, which proves no death, and replication is asynchronous",
-        remedy="switch it off and say --fenced NODE, give it a fence command, or use synchronous replication",
+    # A replica that may not show its receiver is no evidence that it has none.
+    connected = _connected(situation) or [
+        f for f in situation.replicas if not f.is_complete and is_orphan(situation, f)
+    ]
+    if situation.word is Word.REFUSED and not connected:
+        return None
+    seen = _SEEN.get(situation.word, "is silent")
+    if connected and situation.word is Word.REFUSED:
+        seen += f", while {connected[0].node} {'is' if connected[0].receiver else 'may be'} connected to it"
+    return _fence(situation) or Reason(
+        code=RefusalCode.FENCE_REQUIRED,
+        message=f"{situation.request.lost or 'the primary'} {seen}: that proves no death, and {why}",
+        remedy=_switch_off(
+            situation, "give it a fence command, or replicate synchronously, for the next time"
+        ),
     )
 
 
-def _unproven(lost: str | None, connected: list[NodeFacts]) -> Reason:
+_SEEN = {
+    Word.REFUSED: "refuses connections",
+    Word.STARTING_UP: "is starting up",
+    Word.STOPPING: "is shutting down",
+}
+
+
+def _switch_off(situation: Situation, otherwise: str) -> str:
+    lost = situation.request.lost
+    names = [lost] if lost is not None else sorted(situation.silent) or ["NODE"]
+    options = " ".join(f"--fenced {name}" for name in names)
+    return f"switch it off and run replctl failover {options}, or {otherwise}"
+
+
+def _unproven(situation: Situation, connected: list[NodeFacts]) -> Reason:
+    lost = situation.request.lost
     names = ", ".join(f.node for f in connected)
     return Reason(
-        code="SILENCE_UNPROVEN",
-        message=f"{names} follows {lost or 'its upstream'}, and its replay is held up: it cannot be asked",
-        remedy="resume its replay, or switch the primary off and say --fenced NODE",
+        code=RefusalCode.SILENCE_UNPROVEN,
+        message=f"{lost or 'the primary'} is silent, still connected to {names}, and as long as their replay"
+        " is held up none of them can be made to reconnect",
+        remedy=f"SELECT pg_wal_replay_resume() on {connected[0].node} if it is paused;"
+        f" or {_switch_off(situation, 'wait until they have given it up')}",
     )
 
 
 def _cuts(situation: Situation) -> Step | Reason | None:
     """Every orphan that can be cut; with a rule at least n-k+1 of its members."""
-    members = situation.members
-    stuck: list[str] = []
     for facts in situation.replicas:
-        if is_cut(facts) or not is_orphan(situation, facts):
+        if is_cut(facts) or not is_orphan(situation, facts) or not facts.upstream_known:
             continue
         means = _means(situation, facts)
         if means is not None and facts.node not in situation.stubborn:
             return Cut(facts.node, means)
-        if facts.node in members:
-            stuck.append(facts.node)
-    if situation.rule is None or _may_lose(situation) or is_proven(situation):
+    if situation.rule is None or is_proven(situation):
         return None
-    cut = [m for m in members if is_proof(situation, m)]
-    able = len(members) + len(situation.outsiders)
-    reason = f"{len(cut)} of {able} synchronous members can be cut, {situation.cuts_needed} are needed"
-    if stuck:
-        reason += f"; {', '.join(stuck)} does not let go"
-    vague = [m for m in members if m not in cut and (f := situation.facts(m)) is not None and is_cut(f)]
-    reason += "".join(f"; {c.node} {c.reason}" for c in rank(situation).candidates if c.node in vague)
+    if may_lose(situation):  # what may be lost is given up, not that there is one primary
+        return _dead(situation, "replicas that are not cut may go on confirming its commits")
+    return _twins(situation) or _too_few(situation)
+
+
+def _too_few(situation: Situation) -> Reason:
+    """Each member that does not count, why, and what would make it count."""
+    members, ranking = situation.members, rank(situation)
+    proof = [m for m in members if is_proof(situation, m)]
+    reasons = {c.node: c.reason for c in ranking.candidates}
+    lacking, remedies = [], []
+    for member in (m for m in members if m not in proof):
+        facts = situation.facts(member)
+        held = facts is not None and not is_cut(facts) and is_held(facts) and _means(situation, facts) is None
+        lacking.append(
+            f"{member} {'keeps its receiver while replay is held up' if held else reasons[member]}"
+        )
+        position = position_of(situation, facts) if facts is not None else None
+        if facts is None:
+            remedies.append(f"bring {member} back")
+        elif held or (position is not None and position.incomplete is not None):
+            remedies.append(f"replctl failover --allow-replay {member}")
+        elif member in situation.stubborn:
+            remedies.append("replctl doctor")
+        elif facts.in_recovery and (not facts.upstream_known or position is None):
+            remedies.append(_GRANTS)
+    lacking += [f"{name} is not in the inventory" for name in situation.outsiders]
     return Reason(
-        code="TOO_FEW_CUT",
-        message=f"{reason}: zero loss cannot be proven",
-        remedy="bring the missing replica back, --allow-replay NODE, or --allow-loss unknown",
+        code=RefusalCode.TOO_FEW_CUT,
+        message=f"{len(proof)} of {situation.able} synchronous members can be cut, "
+        f"{situation.cuts_needed} prove that nothing is lost; {'; '.join(lacking)}",
+        remedy=", or ".join([*dict.fromkeys(remedies), "replctl failover --allow-loss unknown"]),
     )
 
 
@@ -293,72 +306,116 @@ def is_proven(situation: Situation) -> bool:
 
 def _means(situation: Situation, facts: NodeFacts) -> str | None:
     """How this replica can be cut; None where it cannot, or is outside the rule and not named."""
+    named = facts.node in situation.request.allow_replay
+    may = named or situation.settings.failover.allow_replay_changes
+    position = position_of(situation, facts)
+    if may and position is not None and position.incomplete is not None:
+        return "replay"  # what it has but does not show, only its replay can tell
     if not is_held(facts):
         return "plain"
-    named = facts.node in situation.request.allow_replay
+    if situation.rule is not None and facts.node not in situation.members and not named:
+        return None  # it confirms nothing
+    if facts.receiver is None and facts.receiver_processes == 0:
+        return "plain"  # nothing has to let go
     if facts.node not in situation.members and not named:
         return None
     if "wal_receiver_timeout_cut" in facts.capabilities:
         return "timeout"
-    return "replay" if named or situation.settings.failover.allow_replay_changes else None
-
-
-def _may_lose(situation: Situation) -> bool:
-    return situation.request.allow_unknown_loss and not situation.request.automatic
+    return "replay" if may else None
 
 
 def _promotion(situation: Situation) -> Step | Reason:
     """The best eligible node, or the wished one after it has caught up."""
     ranking = rank(situation)
     cut = {f.node for f in situation.replicas if is_cut(f)}
-    if (twins := _twins(situation, cut)) is not None:
+    if (twins := _twins(situation)) is not None:
         return twins
-    eligible = [c for c in ranking.eligible if c.node in cut]
+    known = [c for c in ranking.candidates if c.node in cut and strays(situation, c.node) is None]
+    best = max(known, key=_end, default=None)
+    eligible = [c for c in ranking.eligible if c.node in cut and not _is_stuck_behind(situation, c, best)]
     wish = situation.request.to
     if wish is not None:
         chosen = next((c for c in eligible if c.node == wish), None)
     else:
         chosen = min(eligible, key=lambda c: _preference(situation, ranking, c.node), default=None)
-    if chosen is None:
+    if chosen is None or best is None:
         asked = [c for c in ranking.candidates if wish in (None, c.node)]
-        return Reason(
-            code="NO_CANDIDATE",
-            message="; ".join(f"{c.node} {c.reason}" for c in asked) or "there is no other node",
-            remedy="replctl failover --explain" if wish is None else "leave out --to, or choose another",
-        )
-    known = [c for c in ranking.candidates if c.node in cut and strays(situation, c.node) is None]
-    best = max(known, key=_end)
+        stuck = "is behind, and cannot catch up while its replay is held up"
+        asked = [replace(c, reason=stuck) if _is_stuck_behind(situation, c, best) else c for c in asked]
+        return _no_candidate(situation, asked)
     if best.timeline is not None and best.received_lsn is not None and _end(best) > _end(chosen):
         return FastForward(chosen.node, best.node, best.timeline, best.received_lsn)
     return (
         _may_be_ahead(situation, chosen, ranking, cut)
         or _loss_objection(situation, chosen.node)
+        or _rule_of_its_own(situation, chosen.node)
         or Promote(chosen.node)
     )
+
+
+def _rule_of_its_own(situation: Situation, node: str) -> Step | None:
+    """What has to be set where the next primary would not wait for replicas as the inventory says."""
+    wanted, facts = situation.settings.failover.synchronous, situation.facts(node)
+    if wanted is None or facts is None or same_rule(facts.synchronous_standby_names, wanted) is not False:
+        return None
+    return SetSynchronous(node, wanted)
+
+
+def _is_stuck_behind(situation: Situation, candidate: Candidate, best: Candidate | None) -> bool:
+    """Whether it would have to catch up, and cannot: a replica whose replay is held up asks for no WAL."""
+    facts = situation.facts(candidate.node)
+    if facts is None or best is None or not candidate.eligible:
+        return False
+    return is_held(facts) and _end(best) > _end(candidate)
 
 
 def _end(candidate: Candidate) -> tuple[int, int]:
     return (candidate.timeline or 0, candidate.received_lsn or 0)
 
 
-def _twins(situation: Situation, cut: set[str]) -> Reason | None:
+def _no_candidate(situation: Situation, asked: list[Candidate]) -> Reason:
+    """Why each of them may not be promoted, and what would change that for the first where anything would."""
+    remedies = {
+        "is fenced": "replctl unfence {0}",
+        "is delayed": "replctl failover --allow-replay {0}",
+        "has promote": 'another value of promote for {0} in the inventory, such as "avoid"',
+        "does not show": _GRANTS,
+        "does not let": "replctl doctor shows why {0} ignores its settings",
+        "is behind": "replctl failover --allow-replay {0}, or SELECT pg_wal_replay_resume() on it",
+        "does not answer": "bring {0} back",
+    }
+    found = (r.format(c.node) for c in asked for k, r in remedies.items() if c.reason.startswith(k))
+    wish = situation.request.to
+    return Reason(
+        code=RefusalCode.NO_CANDIDATE,
+        message="; ".join(f"{c.node} {c.reason}" for c in asked) or "there is no other node",
+        remedy=next(found, "replctl doctor") if wish is None else "leave out --to, or choose another",
+    )
+
+
+def _twins(situation: Situation) -> Reason | None:
     """Two histories of one timeline: which one the commits are on, nobody can tell."""
     newest = newest_line(situation)
     end = situation.facts(newest) if newest is not None else None
-    for name in sorted(cut):
-        facts, reason = situation.facts(name), strays(situation, name)
-        if reason is not None and facts is not None and end is not None and facts.timeline == end.timeline:
+    for facts in situation.replicas:
+        reason = strays(situation, facts.node) if is_cut(facts) else None
+        if reason is not None and end is not None and facts.timeline == end.timeline:
             return Reason(
-                code="TWO_HISTORIES",
-                message=f"{name} {reason}",
+                code=RefusalCode.TWO_HISTORIES,
+                message=f"{facts.node} {reason}",
                 remedy="decide which one is right, and take the other out of the inventory",
             )
     return None
 
 
 def _may_be_ahead(situation: Situation, chosen: Candidate, ranking: Ranking, cut: set[str]) -> Reason | None:
-    """Without a proven quorum: whoever is not cut, and may have WAL that the chosen one lacks."""
-    if is_proven(situation) or _may_lose(situation):
+    """Without a proven quorum: whoever is not cut, and may have WAL that the chosen one lacks.
+
+    With one: whoever follows a history that is newer than the chosen one's, and is out of our reach.
+    """
+    if (reason := _newer_line(situation, chosen, cut)) is not None:
+        return reason
+    if is_proven(situation) or may_lose(situation):
         return None
     off = situation.request.fenced
     for other in ranking.candidates:
@@ -373,12 +430,39 @@ def _may_be_ahead(situation: Situation, chosen: Candidate, ranking: Ranking, cut
         if facts is not None and (not facts.in_recovery or strays(situation, other.node) is not None):
             continue
         return Reason(
-            code="MAY_BE_AHEAD",
-            message=f"{other.node} may have more WAL than {chosen.node}: it {other.reason}",
-            remedy=f"bring {other.node} into a state in which it can be cut, --allow-replay {other.node},"
-            " or --allow-loss unknown",
+            code=RefusalCode.MAY_BE_AHEAD,
+            message=f"{other.node} may have more WAL than {chosen.node}, and is not cut: {_uncut(facts)}",
+            remedy=f"{_remedy_ahead(other.node, facts)}, or replctl failover --allow-loss unknown",
         )
     return None
+
+
+def _newer_line(situation: Situation, chosen: Candidate, cut: set[str]) -> Reason | None:
+    """Somebody was promoted after the chosen one's timeline began: it would begin a second one like it."""
+    ours, lost = chosen.timeline or 0, situation.request.lost
+    newer = [f.node for f in situation.replicas if (f.timeline or 0) > ours and f.node not in cut]
+    if not newer and (may_lose(situation) or (situation.lost_timeline or 0) <= ours):
+        return None
+    where = f"{newer[0]} is" if newer else f"{lost} was the primary"
+    return Reason(
+        code=RefusalCode.TWO_HISTORIES,
+        message=f"{where} on a newer timeline than {chosen.node}, which is still on {ours} and would begin"
+        " another history of the same number",
+        remedy=f"bring {lost or 'the newest primary'} back"
+        + ("" if newer else ", or replctl failover --allow-loss unknown"),
+    )
+
+
+def _uncut(facts: NodeFacts | None) -> str:
+    if facts is None:
+        return "it does not answer now, and was ahead when it was last seen"
+    return "its replay is held up" if is_held(facts) else "it does not let go, or does not tell its position"
+
+
+def _remedy_ahead(node: str, facts: NodeFacts | None) -> str:
+    if facts is None:
+        return f"bring it back; if it is off: replctl failover --fenced {node}"
+    return f"replctl failover --allow-replay {node}" if is_held(facts) else "replctl doctor"
 
 
 def _preference(situation: Situation, ranking: Ranking, name: str) -> int:
@@ -392,14 +476,13 @@ def loss_of(situation: Situation, target: str) -> Loss:
     """What promoting `target` loses, and how that is known."""
     if is_proven(situation):
         cut = len([m for m in situation.members if is_proof(situation, m)])
-        able = len(situation.members) + len(situation.outsiders)
-        basis = f"{cut} of {able} members are cut, {situation.cuts_needed} prove it"
+        basis = f"cut: {cut} of {situation.able} members, needed: {situation.cuts_needed}"
         return Loss(proven_zero=True, known_bytes=0, observed_age_s=None, basis=basis)
     position = situation.positions.get(target)
     known = situation.known_lsn
     if known is None or position is None:
         return Loss(
-            proven_zero=False, known_bytes=None, observed_age_s=None, basis="nothing is known of its end"
+            proven_zero=False, known_bytes=None, observed_age_s=None, basis="nobody knows how far it was"
         )
     return Loss(
         proven_zero=False,
@@ -412,21 +495,21 @@ def loss_of(situation: Situation, target: str) -> Loss:
 def _loss_objection(situation: Situation, target: str) -> Reason | None:
     """Whether the loss is more than what may be given up."""
     loss = loss_of(situation, target)
-    if loss.proven_zero or _may_lose(situation):
+    if loss.proven_zero or may_lose(situation):
         return None
     limit = situation.request.allow_loss_bytes
     limit = situation.settings.failover.max_loss_bytes if limit is None else limit
     if loss.known_bytes is None:
         return Reason(
-            code="LOSS_UNKNOWN",
+            code=RefusalCode.LOSS_UNKNOWN,
             message="it is not known how far the lost primary was",
-            remedy="--allow-loss unknown",
+            remedy="replctl failover --allow-loss unknown",
         )
     if loss.known_bytes > limit:
         return Reason(
-            code="LOSS_TOO_LARGE",
-            message=f"{loss.known_bytes} bytes are known to be lost, {limit} are allowed",
-            remedy=f"--allow-loss {loss.known_bytes}",
+            code=RefusalCode.LOSS_TOO_LARGE,
+            message=f"at least {loss.known_bytes} bytes would be lost, {limit} are allowed",
+            remedy=f"bring a replica back that has them, or replctl failover --allow-loss {loss.known_bytes}",
         )
     return None
 
@@ -438,6 +521,9 @@ def _after_promotion(situation: Situation, primary: NodeFacts) -> Step | Reason 
     spec = situation.settings
     followers = [f for f in situation.replicas if _should_follow(situation, f, primary)]
     astray = [f for f in followers if not Repoint(f.node, primary.node).done(situation)]
+    for facts in astray:
+        if (reason := rival_of(situation, primary, facts)) is not None:
+            return reason
     if astray and (votes := _votes(situation)) is not None:
         return votes
     for facts in astray:
@@ -477,14 +563,16 @@ def _warnings(end: Situation) -> tuple[str, ...]:
     primary = end.promoted
     if primary is None:
         return ()
-    for facts in end.writable:
-        if facts.node != primary.node:
+    for facts in end.state.facts:
+        if not facts.in_recovery and facts.node != primary.node and not is_fenced(facts):
             found.append(f"{facts.node} accepts writes on an older timeline: replctl fence {facts.node}")
-    if end.request.lost is not None:
-        found.append(
-            f"{end.request.lost} has to be rejoined when it is back: replctl rejoin {end.request.lost}"
-        )
+    lost = end.request.lost
+    if lost is not None:
+        back = "" if end.facts(lost) is not None else " when it is back"
+        found.append(f"{lost} has to be made a replica again{back}: {REJOIN}")
     for facts in end.replicas:
-        if upstream_of(facts, end.state, end.settings) == end.request.lost:
-            found.append(f"{facts.node} is ahead of {primary.node} and has to be rejoined")
+        if is_held(facts):
+            found.append(f"{facts.node} follows {primary.node} only when its replay goes on")
+        if _is_past_fork(end, facts, primary):
+            found.append(f"{facts.node} is ahead of {primary.node} and has to be rewound: {REJOIN}")
     return tuple(found)

@@ -11,9 +11,9 @@ from replctl.core.detector import Word
 from replctl.core.model import ClusterState, Lsn, NodeFacts
 from replctl.core.quorum import SyncRule, parse_sync_rule
 from replctl.core.settings import ClusterSettings, NodeSpec
-from replctl.core.topology import upstream_of
+from replctl.core.topology import is_fenced, upstream_of
 
-PROMOTE_WITHIN_S = 2.0
+PROMOTE_WITHIN_S = 1.0
 """A promotion is asked for within this time of the proof that votes and cuts hold, or not at all."""
 
 FRESH_VOTER_S = 2 * PROMOTE_WITHIN_S
@@ -62,6 +62,7 @@ class Request:
     allow_unknown_loss: bool = False
     allow_replay: frozenset[str] = frozenset()
     automatic: bool = False
+    finish: bool = False  # only what a failover left over: nothing is promoted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,11 @@ class Situation:
     last_known_lsns: dict[str, Lsn] = field(default_factory=dict)  # of replicas that do not answer now
     sync_seen: str | None = None  # synchronous_standby_names as the lost primary had it when last seen
     silence_proven: bool = False
+    sync_lowered: str | None = None  # why fewer replicas have to confirm than the inventory says, if so
     stubborn: frozenset[str] = frozenset()  # replicas that did not let go when this run cut them
+    own_cuts: frozenset[str] = frozenset()  # replicas that this run has cut; any other was cut by somebody
+    watched: frozenset[str] = frozenset()  # nodes seen as replicas while the votes were ours
+    lost_timeline: int | None = None  # the lost primary's, when it was last seen
     known_lsn: KnownLsn | None = None
     fence_commands: frozenset[str] = frozenset()  # nodes that have one
 
@@ -151,11 +156,31 @@ class Situation:
         return tuple(m for m in (self.rule.members if self.rule else ()) if m.lower() not in known)
 
     @property
+    def silent(self) -> frozenset[str]:
+        """The nodes that do not answer."""
+        return frozenset({n.name for n in self.settings.nodes} - {f.node for f in self.state.facts})
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the lost primary is off, by the operator's word or a fence command's."""
+        lost = {self.request.lost} if self.request.lost is not None else self.silent
+        return bool(lost) and lost <= self.request.fenced
+
+    @property
+    def able(self) -> int:
+        """n: how many may have confirmed commits. Where another silent node may have been the primary, and
+        the rule does not name it, then so may the one that we take for lost.
+        """
+        wanted = {m.lower() for m in self.rule.members} if self.rule is not None else set()
+        named = {n.name for n in self.settings.nodes if n.application_name.lower() in wanted}
+        mistaken = self.lost_timeline is None and self.request.lost in named and not self.silent <= named
+        return len(self.members) + len(self.outsiders) + mistaken
+
+    @property
     def cuts_needed(self) -> int:
         """n-k+1 with a synchronous rule; 0 without one."""
         rule = self.rule
-        able = len(self.members) + len(self.outsiders)
-        return 0 if rule is None else max(1, able - rule.confirmations + 1)
+        return 0 if rule is None else max(1, self.able - rule.confirmations + 1)
 
     def spec(self, name: str) -> NodeSpec:
         """The inventory's word about a node."""
@@ -170,6 +195,7 @@ CUT_WAIT_EVENTS = (
     "RecoveryConflictSnapshot",
     "RecoveryConflictTablespace",
 )
+HELD_WAIT_EVENTS = CUT_WAIT_EVENTS[1:]
 
 
 def is_cut(facts: NodeFacts) -> bool:
@@ -200,8 +226,11 @@ def is_held(facts: NodeFacts) -> bool:
 
 
 def is_stale(facts: NodeFacts, replicas: tuple[NodeFacts, ...]) -> bool:
-    """Whether a node that answers as primary is on an older timeline than some replica."""
-    return (facts.timeline or 0) < max((r.timeline or 0 for r in replicas), default=0)
+    """Whether a node that answers as primary is on an older timeline than some replica, or was fenced and
+    is followed by none: a replica without a receiver may not know of its timeline yet.
+    """
+    replaced = is_fenced(facts) and not facts.senders and bool(replicas)
+    return replaced or (facts.timeline or 0) < max((r.timeline or 0 for r in replicas), default=0)
 
 
 def lost_primary(state: ClusterState, settings: ClusterSettings) -> str | None:

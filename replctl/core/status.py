@@ -31,8 +31,8 @@ from replctl.core.model import (
 )
 from replctl.core.quorum import parse_sync_rule, same_rule, tolerance
 from replctl.core.settings import ClusterSettings, NodeSpec
-from replctl.core.topology import current_primary, is_fenced, primaries, sender_for, upstream_of
-from replctl.core.units import parse_bytes
+from replctl.core.topology import current_primary, is_fenced, is_outrun, primaries, sender_for, upstream_of
+from replctl.core.units import format_version, parse_bytes
 
 ADVANCING_WITHIN_S = 60.0  # a replica that replays from the archive moves once per segment
 
@@ -108,6 +108,11 @@ class NodeStatus:
     def lag_bound(self) -> LagBound | None:
         """What `lag_s` is."""
         return self.lag.seconds.bound
+
+    @property
+    def server_version(self) -> str | None:
+        """Such as `15.18`."""
+        return None if self.server_version_num is None else format_version(self.server_version_num)
 
     @property
     def catch_up_eta_s(self) -> float | None:
@@ -310,7 +315,7 @@ def _primary_state(state: ClusterState, facts: NodeFacts) -> NodeState:
     if is_fenced(facts):
         return NodeState.FENCED
     newest = primaries(state)[0]
-    if (newest.timeline or 0) > (facts.timeline or 0):
+    if (newest.timeline or 0) > (facts.timeline or 0) or is_outrun(facts, state):
         return NodeState.STALE_PRIMARY
     return NodeState.PRIMARY
 

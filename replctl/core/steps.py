@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 
 from replctl.core.candidates import position_of
 from replctl.core.model import ClusterState, Lsn, NodeFacts, Receiver, Slot
+from replctl.core.quorum import same_rule
 from replctl.core.situation import CUT_WAIT_EVENTS, Position, Situation, Vote, is_cut, is_held
+from replctl.core.topology import upstream_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +116,10 @@ class Cut:
         )
         positions = dict(situation.positions)
         if (position := position_of(situation, facts)) is not None:
-            positions[self.node] = position
-        return replace(with_facts(situation, after), positions=positions)
+            hides = None if self.means == "replay" else position.incomplete
+            positions[self.node] = replace(position, incomplete=hides)
+        own_cuts = situation.own_cuts | {self.node}
+        return replace(with_facts(situation, after), positions=positions, own_cuts=own_cuts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,29 @@ class FastForward:
         after = replace(facts, received_lsn=self.until_lsn, timeline=self.timeline)
         positions = {**situation.positions, self.node: Position(timeline=self.timeline, lsn=self.until_lsn)}
         return replace(with_facts(situation, after), positions=positions)
+
+
+@dataclass(frozen=True, slots=True)
+class SetSynchronous:
+    """Give the next primary the inventory's rule first: its first commit is to wait like the last one did."""
+
+    node: str
+    names: str
+
+    def describe(self) -> str:
+        """One imperative sentence."""
+        return f"set synchronous_standby_names of {self.node} to {self.names!r}"
+
+    def done(self, situation: Situation) -> bool:
+        """It has the rule."""
+        facts = situation.facts(self.node)
+        return facts is not None and same_rule(facts.synchronous_standby_names, self.names) is True
+
+    def project(self, situation: Situation) -> Situation:
+        """It has the rule."""
+        facts = situation.facts(self.node)
+        assert facts is not None
+        return with_facts(situation, replace(facts, synchronous_standby_names=self.names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +206,12 @@ class Promote:
             apply_delay_s=None,
             startup_wait_event=None,
         )
-        return with_facts(situation, after)
+        end = with_facts(situation, after)
+        for other in situation.replicas:  # what streams from it goes on, on the new timeline
+            if other.receiver is not None and upstream_of(other, end.state, end.settings) == self.node:
+                receiver = replace(other.receiver, received_timeline=after.timeline)
+                end = with_facts(end, replace(other, receiver=receiver, timeline=after.timeline))
+        return end
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +334,16 @@ class Checkpoint:
 
 
 Step = (
-    TakeVotes | ProveSilence | FenceCommand | Cut | FastForward | Promote | CreateSlot | Repoint | Checkpoint
+    TakeVotes
+    | ProveSilence
+    | FenceCommand
+    | Cut
+    | FastForward
+    | SetSynchronous
+    | Promote
+    | CreateSlot
+    | Repoint
+    | Checkpoint
 )
 
 

@@ -23,11 +23,23 @@ def primaries(state: ClusterState) -> tuple[NodeFacts, ...]:
 def current_primary(state: ClusterState) -> NodeFacts | None:
     """The one to measure against: the only primary, or the one on the newest timeline. None at a tie.
 
-    A fenced one only where there is no other.
+    A fenced one only where there is no other; one that was replaced by a primary that is gone, never.
     """
-    found = primaries(state)
+    found = tuple(f for f in primaries(state) if not is_outrun(f, state))
     tied = [f for f in found if (f.timeline, is_fenced(f)) == (found[0].timeline, is_fenced(found[0]))]
     return found[0] if len(tied) == 1 else None
+
+
+def is_outrun(facts: NodeFacts, state: ClusterState) -> bool:
+    """Whether a primary was replaced: nobody follows it, and a replica is on a newer timeline, or it is
+    fenced while one follows another node.
+
+    A replica knows its timeline from its receiver only; without one, it may show an older one for minutes.
+    """
+    replicas = [f for f in state.facts if f.in_recovery]
+    newest = max((f.timeline or 0 for f in replicas), default=0)
+    alone = not facts.in_recovery and not facts.senders
+    return alone and ((facts.timeline or 0) < newest or (is_fenced(facts) and bool(replicas)))
 
 
 def is_fenced(facts: NodeFacts) -> bool:

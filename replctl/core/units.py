@@ -125,6 +125,11 @@ def utc(unix_s: float) -> str:
     return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
+def format_version(server_version_num: int) -> str:
+    """`15.18`, from the number by which a server calls its version: `150018`."""
+    return f"{server_version_num // 10000}.{server_version_num % 10000}"
+
+
 def server_bytes(text: str | None) -> int | None:
     """Bytes of a size as a server shows its settings (`64MB`, base 1024; `-1`). None when it is not one."""
     match = re.fullmatch(r"(-?\d+)(B|kB|MB|GB|TB)?", text or "")

@@ -9,7 +9,7 @@ from typing import Any
 from replctl.core.checks import CHECKS
 from replctl.core.results import CheckResult, Metric, Status, worst
 from replctl.core.thresholds import THRESHOLD_KEYS
-from replctl.display.plugin import one_line, plugin_output
+from replctl.display.plugin import one_line, performance, plugin_output
 from replctl.display.serialize import to_csv, to_json, to_yaml
 
 SCHEMA_VERSION = 1
@@ -40,7 +40,8 @@ def render_outcomes(outcomes: Sequence[Outcome], form: str, notes: Sequence[str]
         return to_csv(rows, ["cluster", "name", "node", "status", "message", "hint"])
     if form == "name":
         return "\n".join(dict.fromkeys(r["name"] for r in rows if r["status"] != Status.OK.name))
-    return "\n".join([_table(rows, several=len(outcomes) > 1), *(f"note: {note}" for note in notes)])
+    table = _table(rows, several=len(outcomes) > 1, wide=form == "wide")
+    return "\n".join([table, *(f"note: {note}" for note in notes)])
 
 
 def render_list(form: str, names: Iterable[str] = ()) -> str:
@@ -124,12 +125,14 @@ def _row(outcome: Outcome, result: CheckResult) -> dict[str, Any]:
         "status": result.status.name,
         "message": result.message,
         "hint": result.hint,
+        "perfdata": " ".join(performance(result.metrics)),
     }
 
 
-def _table(rows: Sequence[dict[str, Any]], *, several: bool) -> str:
-    """One line per result, worst first, hints below what is not fine."""
+def _table(rows: Sequence[dict[str, Any]], *, several: bool, wide: bool) -> str:
+    """One line per result, worst first, hints below what is not fine; wide, also with the numbers."""
     columns = ["status", *(["cluster"] if several else []), "name", "node", "message"]
+    columns += ["perfdata"] if wide else []
     heads = {"name": "CHECK"}
     ordered = sorted(rows, key=lambda r: -Status[r["status"]].rank)
     cells = [[heads.get(column, column.upper()) for column in columns]]

@@ -223,13 +223,6 @@ def format_age(seconds: float) -> str:
     return f"{whole} s" if whole < 60 else format_duration(whole)
 
 
-def version_text(server_version_num: int | None) -> str | None:
-    """`150018` → `15.18`."""
-    if server_version_num is None:
-        return None
-    return f"{server_version_num // 10000}.{server_version_num % 10000}"
-
-
 def _fact(read: Callable[[NodeStatus], str | None], only: Role | None = None) -> Callable[[Row], Line]:
     """A column of one fact of every node, or of one role's."""
 
@@ -279,7 +272,7 @@ COLUMNS = (
     Column("reply", "REPLY", _reply, right=True),
     Column("retained", "RETAINED", _retained, right=True),
     Column("conflicts", "CONFLICTS", _conflicts, right=True),
-    Column("version", "VERSION", _fact(lambda n: version_text(n.server_version_num))),
+    Column("version", "VERSION", _fact(lambda n: n.server_version)),
     Column("skew", "SKEW", _fact(lambda n: _duration(n.clock_skew_s)), right=True),
     Column("round_trip", "ROUND TRIP", _fact(lambda n: _duration(n.round_trip_s)), right=True),
 )

@@ -10,9 +10,8 @@ from replctl.core.coverage import Coverage, Covered, Votes, lacking_now, more_sy
 from replctl.core.readiness import Finding, NodeRights, Surroundings
 from replctl.core.report import Report
 from replctl.core.results import CheckResult, Status, worst
-from replctl.display.columns import version_text
 from replctl.display.plugin import one_line
-from replctl.display.serialize import to_json, to_yaml
+from replctl.display.serialize import to_csv, to_json, to_yaml
 
 SCHEMA_VERSION = 1
 TOPICS = ("failover", "switchover", "rejoin")  # that the cluster has to be ready for
@@ -84,16 +83,7 @@ def doctor_document(found: Examination) -> dict[str, Any]:
             "durable": all(right.held for right in durable) if durable else None,
             "commands": sorted(n for n, has in found.around.commands.items() if "fence" in has),
         },
-        "findings": [
-            {
-                "topic": f.topic,
-                "severity": f.severity.name.lower(),
-                "node": f.node,
-                "message": f.message,
-                "remedy": f.remedy,
-            }
-            for f in found.findings
-        ],
+        "findings": [_finding_row(f) for f in found.findings],
         "checks": [
             {"name": r.name, "node": r.node, "status": r.status.name, "message": r.message, "hint": r.hint}
             for r in found.report.problems
@@ -117,19 +107,31 @@ def _printable(line: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in line)
 
 
-def render_documents(documents: Sequence[dict[str, Any]], form: str) -> str:
-    """One document, or all of them under `clusters`."""
+def render_examinations(found: Sequence[Examination], form: str) -> str:
+    """The whole output in one of the formats: text, documents, one finding a line, or what is not ready."""
+    if form in ("table", "wide"):
+        return "\n\n".join(doctor_text(one) for one in found)
+    if form == "csv":
+        rows = [
+            {"cluster": one.report.status.settings.name, **_finding_row(f)}
+            for one in found
+            for f in _to_mend(one)
+        ]
+        return to_csv(rows, ["cluster", "topic", "severity", "node", "message", "remedy"])
+    if form == "name":
+        ours = [one for one in found if not one.is_left_to]
+        unready = [topic for topic in TOPICS if not all(_is_ready(one, topic) for one in ours)]
+        return "\n".join(unready)
+    documents = [doctor_document(one) for one in found]
     whole: Any = (
-        documents[0]
-        if len(documents) == 1
-        else {"schema_version": SCHEMA_VERSION, "clusters": list(documents)}
+        documents[0] if len(documents) == 1 else {"schema_version": SCHEMA_VERSION, "clusters": documents}
     )
     return to_json(whole) if form == "json" else to_yaml(whole)
 
 
 def _heading(found: Examination) -> list[str]:
     status = found.report.status
-    versions = dict.fromkeys(v for n in status.nodes if (v := version_text(n.server_version_num)))
+    versions = dict.fromkeys(v for n in status.nodes if (v := n.server_version))
     replicas = ", ".join(n.name for n in status.replicas) or "none"
     silent = [n.name for n in status.nodes if not n.reachable]
     what = [f"primary {status.primary or 'not known'}", f"replicas {replicas}"]
@@ -227,24 +229,43 @@ def _fence_lines(found: Examination) -> list[str]:
     return lines
 
 
-def _finding_lines(found: Examination) -> list[str]:
-    """Everything to mend, the most serious first."""
-    rows: list[tuple[Status, str, str, str | None]] = [
-        (f.severity, f.topic, f"{f.node}: {f.message}" if f.node else f.message, f.remedy)
-        for f in found.findings
-    ]
+def _to_mend(found: Examination) -> list[Finding]:
+    """Everything to mend, the most serious first: findings, and what checks say beside them."""
     said = {f.message for f in found.findings}
-    rows += [
-        (r.status, "check", f"{r.name}: {r.message}", None if r.hint == "replctl doctor" else r.hint)
+    checks = [
+        Finding(
+            topic="check",
+            severity=r.status,
+            node=r.node,
+            message=f"{r.name}: {r.message}",
+            remedy="" if r.hint in (None, "replctl doctor") else r.hint,
+        )
         for r in found.report.problems
         if r.message not in said
     ]
-    lines = ["Findings"] if rows else []
-    for severity, topic, message, remedy in sorted(rows, key=lambda row: -row[0].rank):
-        lines.append(f"  {severity.name:8}  {topic:10}  {one_line(message)}")
-        if remedy:
-            lines.append(f"            mend:       {one_line(remedy)}")
+    return sorted([*found.findings, *checks], key=lambda finding: -finding.severity.rank)
+
+
+def _finding_lines(found: Examination) -> list[str]:
+    findings = _to_mend(found)
+    lines = ["Findings"] if findings else []
+    for one in findings:
+        # A check's message has the node's name already.
+        message = f"{one.node}: {one.message}" if one.node and one.topic != "check" else one.message
+        lines.append(f"  {one.severity.name:8}  {one.topic:10}  {one_line(message)}")
+        if one.remedy:
+            lines.append(f"            mend:       {one_line(one.remedy)}")
     return lines
+
+
+def _finding_row(finding: Finding) -> dict[str, Any]:
+    return {
+        "topic": finding.topic,
+        "severity": finding.severity.name.lower(),
+        "node": finding.node,
+        "message": finding.message,
+        "remedy": finding.remedy or None,
+    }
 
 
 # Checks that stop it although nothing was found about it: which data is right, a person has to say.

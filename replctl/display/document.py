@@ -15,7 +15,6 @@ from replctl.core.model import Lsn, Slot
 from replctl.core.report import Report
 from replctl.core.results import CheckResult
 from replctl.core.status import NodeStatus
-from replctl.display.columns import version_text
 
 SCHEMA_VERSION = 1
 Document = dict[str, Any]
@@ -98,7 +97,7 @@ def node_document(node: NodeStatus) -> Document:
         "apply_delay_s": _rounded(node.apply_delay_s),
         "slot": _slot(node.slot),
         "routing": {"in_pool": node.in_pool, "reason": node.routing_reason},
-        "server_version": version_text(node.server_version_num),
+        "server_version": node.server_version,
         "clock_skew_s": _rounded(node.clock_skew_s),
         "round_trip_s": _rounded(node.round_trip_s),
     }

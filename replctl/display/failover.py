@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from replctl.core.candidates import Ranking
 from replctl.core.outcome import Outcome, StepResult
 from replctl.core.plan import Plan, Refusal
-from replctl.core.steps import Step
+from replctl.core.steps import FenceCommand, Step
 from replctl.core.units import format_bytes, format_duration
 
 SCHEMA_VERSION = 1
@@ -39,7 +40,8 @@ def plan_document(cluster: str, plan: Plan | Refusal, statements: Statements) ->
                 "kind": kind_of(step),
                 "node": step.node,
                 "describe": step.describe(),
-                "sql": statements(step),
+                "sql": None if isinstance(step, FenceCommand) else statements(step),
+                "command": statements(step) if isinstance(step, FenceCommand) else None,
             }
             for n, step in enumerate(steps, 1)
         ],
@@ -74,18 +76,21 @@ def kind_of(step: Step) -> str:
 
 def plan_text(plan: Plan | Refusal, statements: Statements, *, with_sql: bool = False) -> str:
     """The plan as sentences."""
-    lines = ["Ranking:", *(f"  {line}" for line in _ranking_lines(plan.ranking)), ""]
+    lines = [ranking_text(plan.ranking), ""]
     if isinstance(plan, Refusal):
         for reason in plan.reasons:
             lines += [f"Refused ({reason.code}): {reason.message}.", f"hint: {reason.remedy}"]
         return "\n".join(lines)
     if not plan.steps:
-        return "Nothing to do: a primary writes, and every replica follows it."
+        if not plan.warnings:
+            return "Nothing to do: a primary writes, and every replica follows it."
+        done = f"Nothing that a failover could do: {plan.target} is the primary."
+        return "\n".join([done, *(f"Left to do: {warning}." for warning in plan.warnings)])
     lines.append("Plan:")
     for n, step in enumerate(plan.steps, 1):
         lines.append(f"  {n}. {step.describe()}")
         if with_sql:
-            lines += [f"     {statement}" for statement in statements(step)]
+            lines += [f"     {line}" for line in _printed(step, statements(step))]
     loss = plan.loss
     lines.append("")
     if loss.proven_zero:
@@ -94,9 +99,20 @@ def plan_text(plan: Plan | Refusal, statements: Statements, *, with_sql: bool = 
         lines.append(f"Loss: not known ({loss.basis}).")
     else:
         age = "" if loss.observed_age_s is None else f", {format_duration(loss.observed_age_s)} old"
-        lines.append(f"Loss: {format_bytes(loss.known_bytes)} are known to be lost ({loss.basis}{age}).")
+        least = f"at least {format_bytes(loss.known_bytes)}" if loss.known_bytes else "none that is known of"
+        lines.append(f"Loss: {least} ({loss.basis}{age}).")
     lines += [f"Afterwards: {warning}." for warning in plan.warnings]
     return "\n".join(lines)
+
+
+def _printed(step: Step, found: list[str]) -> list[str]:
+    """Statements one by one, a command as a shell would take it."""
+    return [shlex.join(found)] if isinstance(step, FenceCommand) else found
+
+
+def ranking_text(ranking: Ranking) -> str:
+    """Who may be promoted, the best first, and why the others may not."""
+    return "\n".join(["Ranking:", *(f"  {line}" for line in _ranking_lines(ranking))])
 
 
 def result_line(result: StepResult) -> str:

@@ -138,10 +138,15 @@ def _window(screen: Screen, rows: list[Row], found: Table, room: int) -> list[Li
         line = restyled(found.rows[i], DIM) if old else found.rows[i]
         lines.append(_in_gutter(line, i == at, screen))
     if cropped and room > 1:
-        above, below = first, len(rows) - first - count
-        text = f"+{below} more" if not above else f"+{above} more above, +{below} below"
-        lines.append((Span(f"  {text}", DIM),))
+        lines.append((Span(f"  {_hidden(first, len(rows) - first - count)}", DIM),))
     return lines
+
+
+def _hidden(above: int, below: int) -> str:
+    """How much there is that does not fit."""
+    if not above:
+        return f"+{below} more"
+    return f"+{above} more above" + (f", +{below} below" if below else "")
 
 
 def _in_gutter(line: Line, chosen: bool, screen: Screen) -> Line:
@@ -195,7 +200,7 @@ def _overlaid(screen: Screen, head: list[Line], room: int) -> list[Line]:
         first = settled(screen).scroll
         part = lines[first : first + shown - 1]
         hidden = len(lines) - first - len(part)
-        lines = [*part, (Span(f"+{first} more above, +{hidden} below", DIM),)]
+        lines = [*part, (Span(_hidden(first, hidden), DIM),)]
     return [*head, (), *lines]
 
 

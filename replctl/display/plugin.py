@@ -25,7 +25,7 @@ def plugin_output(
 
     `status` is the one that counts, `nodes` how many were looked at; `notes` come last.
     """
-    numbers = " ".join(_performance(m for r in results for m in r.metrics))
+    numbers = " ".join(performance(m for r in results for m in r.metrics))
     lines = [first_line(status, _summary(status, results, nodes), numbers)]
     for problem in _worst_first(results, status):
         lines.append(one_line(f"{problem.status.name} {problem.name}: {problem.message}"))
@@ -83,7 +83,7 @@ def _shortened(text: str, room: int) -> str:
     return text if len(text) <= room else text[: room - 3].rstrip() + "..."
 
 
-def _performance(metrics: Iterable[Metric]) -> list[str]:
+def performance(metrics: Iterable[Metric]) -> list[str]:
     """`label=value[UOM];warn;crit;min;max` of each, with U for unknown and no label twice."""
     found: dict[str, str] = {}
     for metric in metrics:

@@ -19,7 +19,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import DictRow
 
 from replctl.core.model import FENCE_NAME, Lsn, NodeFacts
-from replctl.core.situation import CUT_WAIT_EVENTS, Position, Situation
+from replctl.core.situation import CUT_WAIT_EVENTS, PROMOTE_WITHIN_S, Position, Situation, is_held
 from replctl.core.steps import (
     Checkpoint,
     CreateSlot,
@@ -29,14 +29,16 @@ from replctl.core.steps import (
     Promote,
     ProveSilence,
     Repoint,
+    SetSynchronous,
     Step,
     TakeVotes,
 )
 from replctl.errors import ReplctlError
 from replctl.inventory import Inventory
 from replctl.pg.connect import NodeError, close, connect, query
+from replctl.pg.facts import SECRETS
 from replctl.pg.locks import Ballot
-from replctl.pg.queries import CUT_STATE
+from replctl.pg.queries import CUT_STATE, HELD_SETTINGS
 
 QUERY_LIMIT_S = 2.0
 CUT_LIMIT_S = 5.0
@@ -46,7 +48,12 @@ REPOINT_LIMIT_S = 10.0
 RELOAD_EVERY_S = 0.02
 POLL_S = 0.003
 PROOF_S = 0.6
-
+NOT_DONE = (
+    "0A",
+    "22",
+    "42",
+)  # SQLSTATE classes of a statement that was refused as such: no right, not allowed
+FOLLOW_S = 1.0  # how long a replica whose replay is to be paused again is given to connect first
 
 READ_ONLY = "default_transaction_read_only"
 FENCE: dict[str, str | None] = {"synchronous_standby_names": FENCE_NAME, READ_ONLY: "on"}
@@ -54,6 +61,16 @@ END_SESSIONS = (
     "SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a JOIN pg_roles r ON r.rolname = a.usename "
     "WHERE a.backend_type = 'client backend' AND a.pid <> pg_backend_pid() AND NOT r.rolsuper "
     "AND a.application_name NOT LIKE 'replctl%'"
+)
+# What a query of theirs sees is what replay waits for; a superuser's cannot be ended.
+END_READERS = (
+    "SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a JOIN pg_roles r "
+    "ON r.rolname = a.usename WHERE a.backend_type = 'client backend' AND a.pid <> pg_backend_pid() "
+    "AND NOT r.rolsuper AND a.backend_xmin IS NOT NULL"
+)
+BLOCKING_READERS = (
+    f"{END_READERS} AND EXISTS (SELECT FROM pg_stat_activity s "
+    "WHERE s.backend_type = 'startup' AND s.wait_event LIKE 'RecoveryConflict%')"
 )
 MAY_WRITE_FILES = (
     "SELECT pg_has_role('pg_write_server_files', 'USAGE') AS may, current_setting('data_directory') AS place"
@@ -72,8 +89,13 @@ class Hands:
     inventory: Inventory
     ballot: Ballot
     found_conninfo: dict[str, str] = field(default_factory=dict, repr=False)  # may hold a password
+    altered: set[str] = field(default_factory=set)  # nodes whose settings were changed, or may have been
     replication: dict[str, AsyncConnection[DictRow]] = field(default_factory=dict)
     halt: asyncio.Event = field(default_factory=asyncio.Event)  # set = do not wait on before the promotion
+    found_settings: dict[str, dict[str, str | None]] = field(default_factory=dict)  # of held-up replicas
+    found_paused: set[str] = field(default_factory=set)
+    promote_by_at: dict[str, float] = field(default_factory=dict)  # by the node's own clock
+    proven: dict[str, AsyncConnection[DictRow]] = field(default_factory=dict)  # where that was shown
 
     async def apply(self, step: Step, situation: Situation) -> None:
         """Do one step. Raises StepError; afterwards `step.done` holds on the next look."""
@@ -83,7 +105,8 @@ class Hands:
                     answering = {f.node for f in situation.state.facts}
                     answering |= {w.node for w in situation.state.witnesses if isinstance(w, NodeFacts)}
                     silent = frozenset(self.ballot.voters) - answering
-                    await self.ballot.take(silent | {situation.request.lost or ""})
+                    silent |= {situation.request.lost or ""}
+                    await self.ballot.take(silent, needed=situation.majority)
                 case ProveSilence():
                     await self.prove_silence(step.node)
                 case FenceCommand():
@@ -92,6 +115,8 @@ class Hands:
                     await self.cut(step.node, step.means)
                 case FastForward():
                     await self.fast_forward(step)
+                case SetSynchronous():
+                    await self.set_synchronous(step.node, step.names)
                 case Promote():
                     await self.promote(step.node)
                 case CreateSlot():
@@ -120,7 +145,13 @@ class Hands:
     async def set(self, node: str, changes: dict[str, str | None]) -> None:
         """ALTER SYSTEM, reload, and read every value back. None = RESET. Raises StepError."""
         for name, value in changes.items():
-            await self.run(node, alter_system(name, value))
+            try:
+                await self.run(node, alter_system(name, value))
+            except psycopg.Error as error:
+                if (error.sqlstate or "")[:2] not in NOT_DONE:
+                    self.altered.add(node)
+                raise
+            self.altered.add(node)
         await self.run(node, "SELECT pg_reload_conf()")
         until_s = time.monotonic() + QUERY_LIMIT_S
         for name, value in changes.items():
@@ -142,23 +173,69 @@ class Hands:
             rows = await self.run(node, "SELECT current_setting('primary_conninfo') AS value")
             self.found_conninfo[node] = rows[0]["value"]
         changes: dict[str, str | None] = {"primary_conninfo": ""}
+        if means != "plain":
+            await self._remember_replay(node)
         if means == "timeout":
             changes["wal_receiver_timeout"] = "1ms"
+        if means == "replay":
+            changes["recovery_min_apply_delay"] = "0"
         await self.set(node, changes)
         if means == "replay":
             await self.run(node, "SELECT pg_wal_replay_resume()")
-        await self.until_cut(node)
-        if means == "timeout":
-            await self.set(node, {"wal_receiver_timeout": None})
+            await self.run(node, END_READERS)
+        try:
+            await self.until_cut(node)
+        finally:
+            if means == "timeout":
+                await self._put_back_settings(node)
 
-    async def until_cut(self, node: str) -> None:
-        """Two consecutive rounds, CUT_ROUNDS_APART_S apart, in which nothing connects the node."""
+    async def _remember_replay(self, node: str) -> None:
+        """What a cut that cannot be a plain one changes beside the upstream."""
+        if node in self.found_settings:
+            return
+        text = HELD_SETTINGS.for_version((await self.connection(node)).info.server_version)
+        self.found_settings[node] = {row["name"]: row["own"] for row in await self.run(node, text)}
+        paused = await self.run(node, "SELECT pg_is_wal_replay_paused() AS paused")
+        self.found_paused |= {node} if paused[0]["paused"] else set()
+
+    async def _put_back_settings(self, node: str) -> None:
+        found = self.found_settings.get(node)
+        if found is None:  # a run that ended in the midst of a cut has left this one
+            shown = await self.run(node, "SELECT current_setting('wal_receiver_timeout') AS value")
+            found = {"wal_receiver_timeout": None} if shown[0]["value"] == "1ms" else {}
+        if found:
+            await self.set(node, found)
+
+    async def _put_back_replay(self, node: str) -> None:
+        """The delay and the pause that a cut took away."""
+        await self._put_back_settings(node)
+        if node not in self.found_paused:
+            return
+        until_s = time.monotonic() + FOLLOW_S  # paused first, it would not ask for WAL again
+        streaming = "SELECT 1 FROM pg_stat_wal_receiver WHERE status = 'streaming'"
+        while time.monotonic() < until_s:
+            if await self.run(node, streaming):
+                break
+            await asyncio.sleep(POLL_S)
+        if (await self.run(node, "SELECT pg_is_in_recovery() AS replica"))[0]["replica"]:
+            await self.run(node, "SELECT pg_wal_replay_pause()")
+
+    async def until_cut(self, node: str, since_s: float | None = None) -> None:
+        """Two consecutive rounds, CUT_ROUNDS_APART_S apart, in which nothing connects the node.
+
+        With `since_s`, when the votes were asked for (monotonic): the node may be promoted until
+        PROMOTE_WITHIN_S after that.
+        """
         connection = await self.connection(node)
         text = CUT_STATE.for_version(connection.info.server_version)
         until_s, good = time.monotonic() + CUT_LIMIT_S, 0
         while good < 2:
             row = (await query(connection, text, timeout_s=QUERY_LIMIT_S))[0]
             good = good + 1 if _is_cut(row) else 0
+            if since_s is not None:
+                began_at = row["clock_at"] - (time.monotonic() - since_s)
+                self.promote_by_at[node] = began_at + PROMOTE_WITHIN_S
+                self.proven[node] = connection
             if good == 0 and time.monotonic() > until_s:
                 raise StepError(
                     f"{node} did not let go of its upstream", why=f"startup is in {row['startup_wait_event']}"
@@ -206,16 +283,25 @@ class Hands:
         """Promote, and wake the startup process until recovery has ended.
 
         A promotion just after the receiver's death can leave it asleep for wal_retrieve_retry_interval.
+        All that was received is replayed first: queries in the way of that are ended.
         """
-        await self.run(node, "SELECT pg_promote(wait => false)")
+        # The server compares: what we say may reach it late.
+        by_at = self.promote_by_at.get(node, 0.0)
+        due = f"clock_timestamp() < to_timestamp({by_at!r})"
+        # Not on a connection that was opened since: the vote went with the one that is gone.
+        proven = self.proven.get(node)
+        text = f"SELECT pg_promote(wait => false) WHERE {due}"
+        if proven is None or not await query(proven, text, timeout_s=QUERY_LIMIT_S, prepare=False):
+            raise StepError("the votes were shown too long ago", hint="run the command again")
         until_s, next_reload_s = time.monotonic() + PROMOTE_LIMIT_S, time.monotonic() + RELOAD_EVERY_S
         while (await self.run(node, "SELECT pg_is_in_recovery() AS waiting"))[0]["waiting"]:
             if time.monotonic() > until_s:
                 raise StepError(f"{node} is still in recovery", why=f"after {PROMOTE_LIMIT_S:g} s")
             if time.monotonic() >= next_reload_s:
-                await self.run(node, "SELECT pg_reload_conf()")
+                await self.run(node, f"SELECT pg_reload_conf(), ({BLOCKING_READERS})")
                 next_reload_s = time.monotonic() + RELOAD_EVERY_S
             await asyncio.sleep(POLL_S)
+        await self._put_back_settings(node)
 
     async def create_slot(self, node: str, slot: str) -> None:
         """A physical slot that keeps WAL from now on."""
@@ -231,18 +317,27 @@ class Hands:
         slot = self.inventory.settings.slot_name(node)
         if slot is not None:
             changes["primary_slot_name"] = slot
+        facts = situation.facts(node)
+        if facts is not None and facts.settings.get("wal_receiver_timeout") == "1ms":
+            changes["wal_receiver_timeout"] = None  # of a run that ended in the midst of a cut
         await self.set(node, changes)
+        if facts is not None and is_held(facts):
+            return  # it asks for WAL only when its replay goes on
         wanted = primary.timeline if primary is not None else None
         await self.until_streaming(node, wanted)
+        await self._put_back_replay(node)
 
     async def restore(self, node: str, lost: str | None) -> None:
         """Give a cut node the upstream that it had, or one built from [replication]; read it back."""
         before = self.found_conninfo.get(node)
+        if before and node not in self.altered:
+            return  # it refused to be changed
         if not before and lost is not None:
             before = self.conninfo(node, lost)
         if not before:
-            raise StepError(f"the upstream of {node} is not known", hint=f"replctl repoint {node} --to NODE")
+            raise StepError(f"the upstream of {node} is not known", hint="set its primary_conninfo by hand")
         await self.set(node, {"primary_conninfo": before})
+        await self._put_back_replay(node)
 
     async def until_streaming(self, node: str, timeline: int | None) -> None:
         """Wait until the receiver streams, on this timeline if one is given. Raises StepError."""
@@ -272,7 +367,10 @@ class Hands:
 
     async def fast_forward(self, step: FastForward) -> None:
         """Stream from the most advanced node until its end, then cut again."""
-        await self.set(step.node, {"primary_conninfo": self.conninfo(step.node, step.source)})
+        await self._remember_replay(step.node)
+        # No slot: its own is on the lost primary, and nothing is to be kept for it here.
+        source = self.conninfo(step.node, step.source)
+        await self.set(step.node, {"primary_conninfo": source, "primary_slot_name": ""})
         until_s = time.monotonic() + REPOINT_LIMIT_S
         while True:
             position = await self._identify(step.node)
@@ -283,6 +381,7 @@ class Hands:
             self._heed_halt()
             await asyncio.sleep(POLL_S)
         await self.cut(step.node, "plain")
+        await self._put_back_settings(step.node)
 
     async def prove_silence(self, node: str) -> None:
         """Make the node reconnect. Raises StepError when its receiver comes back: the primary lives."""
@@ -294,7 +393,8 @@ class Hands:
         old = await self.run(node, "SELECT pid FROM pg_stat_wal_receiver")
         await self.set(node, {"primary_conninfo": make_conninfo("", **parts)})
         lives = False
-        until_s = time.monotonic() + PROOF_S
+        # Far away, a connection takes as long as the probes of this inventory are given.
+        until_s = time.monotonic() + max(PROOF_S, self.inventory.settings.failover.probe_timeout_s)
         while time.monotonic() < until_s and not lives and not self.halt.is_set():
             rows = await self.run(node, "SELECT pid FROM pg_stat_wal_receiver WHERE status = 'streaming'")
             lives = bool(rows) and rows != old
@@ -309,12 +409,16 @@ class Hands:
         limit_s = self.inventory.settings.failover.fence_timeout_s
         if argv is None:
             raise StepError(f"{node} has no fence command")
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+            )
+        except OSError as error:
+            why = f"{argv[0]}: {error.strerror}"
+            raise StepError(f"the fence command of {node} cannot be started", why=why) from None
         try:
             code = await asyncio.wait_for(process.wait(), limit_s)
         except TimeoutError:
@@ -331,7 +435,7 @@ class Hands:
         open end; and where the role may write server files, the next start is as a replica. Returns whether
         that last rung was reached. Raises StepError.
         """
-        with _told(f"fence {node}"):
+        with told(f"fence {node}"):
             await self.set(node, FENCE)
             await self.run(node, END_SESSIONS)
             return await self._leave_signal(node)
@@ -350,7 +454,7 @@ class Hands:
 
     async def unfence(self, node: str, synchronous: str | None) -> None:
         """Take the fence away; `synchronous` = what synchronous_standby_names was. Raises StepError."""
-        with _told(f"unfence {node}"):
+        with told(f"unfence {node}"):
             await self.set(node, {"synchronous_standby_names": synchronous, READ_ONLY: None})
             until_s = time.monotonic() + QUERY_LIMIT_S
             while (await self.run(node, IS_FENCED))[0]["fenced"]:
@@ -364,7 +468,7 @@ class Hands:
 
     async def set_synchronous(self, node: str, names: str) -> None:
         """Change whom commits wait for. Raises StepError."""
-        with _told(f"set synchronous_standby_names of {node}"):
+        with told(f"set synchronous_standby_names of {node}"):
             await self.set(node, {"synchronous_standby_names": names})
 
     async def hang_up(self) -> None:
@@ -379,7 +483,7 @@ class Hands:
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
+def told(what: str) -> Iterator[None]:
     """Every failure as a StepError."""
     try:
         yield
@@ -436,22 +540,25 @@ def statements(step: Step, hands: Hands) -> list[str]:
     """What a step runs, as it would be typed in psql; secrets are left out."""
     match step:
         case TakeVotes():
-            return ["SELECT pg_try_advisory_lock(…) on every voter"]
+            return [f"{' '.join(hands.ballot.take_text.split())};"]
         case Cut():
             found = [f"{alter_system('primary_conninfo', '')};", "SELECT pg_reload_conf();"]
             if step.means == "timeout":
                 found.insert(1, f"{alter_system('wal_receiver_timeout', '1ms')};")
             if step.means == "replay":
-                found.append("SELECT pg_wal_replay_resume();")
+                found.insert(1, f"{alter_system('recovery_min_apply_delay', '0')};")
+                found += ["SELECT pg_wal_replay_resume();", f"{END_READERS};"]
             return found
+        case SetSynchronous():
+            changed = alter_system("synchronous_standby_names", step.names)
+            return [f"{changed};", "SELECT pg_reload_conf();"]
         case Promote():
-            return ["SELECT pg_promote(wait => false);"]
+            within = f"(now that the votes are shown, and {PROMOTE_WITHIN_S:g} s)"
+            return [f"SELECT pg_promote(wait => false) WHERE clock_timestamp() < {within};"]
         case CreateSlot():
             return [f"SELECT pg_create_physical_replication_slot({literal(step.slot)}, true);"]
         case Repoint():
-            parts = conninfo_to_dict(hands.conninfo(step.node, step.upstream))
-            shown = make_conninfo("", **{k: v for k, v in parts.items() if k != "password"})
-            found = [f"{alter_system('primary_conninfo', shown)};"]
+            found = [f"{alter_system('primary_conninfo', _shown(hands.conninfo(step.node, step.upstream)))};"]
             slot = hands.inventory.settings.slot_name(step.node)
             if slot is not None:
                 found.append(f"{alter_system('primary_slot_name', slot)};")
@@ -459,9 +566,25 @@ def statements(step: Step, hands: Hands) -> list[str]:
         case Checkpoint():
             return ["CHECKPOINT;"]
         case ProveSilence():
-            return ["ALTER SYSTEM SET primary_conninfo = '… keepalives_idle=60'; SELECT pg_reload_conf();"]
+            what_it_has = "(what it has)"
+            return [
+                f"{alter_system('primary_conninfo', f'{what_it_has} keepalives_idle=60')};",
+                "SELECT pg_reload_conf();",
+                f"{alter_system('primary_conninfo', what_it_has)};",
+                "SELECT pg_reload_conf();",
+            ]
         case FastForward():
-            return [f"ALTER SYSTEM SET primary_conninfo = …{step.source}…; SELECT pg_reload_conf();"]
+            return [
+                f"{alter_system('primary_conninfo', _shown(hands.conninfo(step.node, step.source)))};",
+                "SELECT pg_reload_conf();",
+                f"{alter_system('primary_conninfo', '')};",
+                "SELECT pg_reload_conf();",
+            ]
         case FenceCommand():
-            argv = hands.inventory.commands[step.node].fence
-            return [" ".join(argv or ())]
+            return list(hands.inventory.commands[step.node].fence or ())
+
+
+def _shown(conninfo: str) -> str:
+    """The same without a password."""
+    parts = conninfo_to_dict(conninfo)
+    return make_conninfo("", **{k: v for k, v in parts.items() if k not in SECRETS})

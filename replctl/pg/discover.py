@@ -73,7 +73,7 @@ def connections_of(dsn: str) -> tuple[list[Connection], str | None]:
         # The parser's message repeats what it was given, and that may hold a password.
         raise UsageError(
             "a DSN cannot be read",
-            why="it is neither a keyword string nor a URI",
+            why="it is neither a URI nor a string of keywords that libpq knows",
             hint="for example: replctl init 'host=10.0.0.1 user=replctl'",
         ) from None
     defaults = _defaults(parts.get("service"))

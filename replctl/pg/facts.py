@@ -13,6 +13,9 @@ from replctl.pg.queries import capabilities
 
 Row = dict[str, Any]
 
+SECRETS = ("password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret")
+"""Keywords of a connection string whose values are never shown."""
+
 _TIME_UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _CONTROLLER = re.compile(r"replctl controller (\S+) (\d{1,10})")
 _AMOUNT = re.compile(r"(-?\d+(?:\.\d+)?)\s*([a-z]*)")
@@ -82,7 +85,7 @@ def _lsn(value: int | None) -> Lsn | None:
 
 
 def _timeline(row: Row, receiver: Receiver | None) -> int | None:
-    """A primary's from its WAL file name; a replica's the newest of what its receiver and control file say.
+    """A primary's from its WAL file name; a replica's the newest of what receiver, control and WAL files say.
 
     A receiver whose columns are hidden may be on a newer timeline than the control file: unknown then.
     """
@@ -91,7 +94,8 @@ def _timeline(row: Row, receiver: Receiver | None) -> int | None:
     if receiver is not None and receiver.received_timeline is None:
         return None
     received = receiver and receiver.received_timeline
-    known = [t for t in (row["checkpoint_timeline"], row["recovery_timeline"], received) if t]
+    own = (row["checkpoint_timeline"], row["recovery_timeline"], row["wal_timeline"], received)
+    known = [t for t in own if t]
     return max(known, default=None)
 
 
@@ -101,7 +105,7 @@ def _conninfo(text: str | None) -> dict[str, Any]:
         parts = conninfo_to_dict(text or "")
     except ProgrammingError:
         return {}
-    return {k: v for k, v in parts.items() if k not in ("password", "sslpassword")}
+    return {k: v for k, v in parts.items() if k not in SECRETS}
 
 
 def _first(value: object) -> str | None:

@@ -1,7 +1,9 @@
 """Votes: session advisory locks on a majority of the voters, on the very connections that will act.
 
-One lock per server and cluster, never written to WAL; it works on a hot standby and outlives a promotion.
-A server that restarts forgets it, so `verify` asks all of them in one round just before a promotion.
+One lock per server and cluster, whatever the database, never written to WAL; it works on a hot standby
+and outlives a promotion. A server that restarts forgets it, so `verify` asks all of them in one round just
+before a promotion, and whoever asks next waits until that promotion has happened or is given up
+(FRESH_VOTER_S).
 https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 """
 
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 import time
 import zlib
@@ -18,14 +21,15 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
-from replctl.core.situation import Vote
+from replctl.core.situation import FRESH_VOTER_S, Vote
 from replctl.errors import ReplctlError
 from replctl.inventory import Inventory
 from replctl.pg.connect import NodeError, close, connect, query
-from replctl.pg.queries import HOLDERS, VOTE
+from replctl.pg.queries import HOLDERS, TAKE_VOTE, VOTE
 
 CLASS = 0x7265706C  # "repl"
 LIMIT_S = 2.0
+RIVAL_PAUSE_S = (0.05, 0.3)  # whoever was first has all the others by then
 
 
 def lock_number(cluster: str) -> int:
@@ -86,11 +90,26 @@ class Ballot:
             return
         self.votes[voter] = Vote.FREE
 
-    async def take(self, silent: frozenset[str] = frozenset()) -> dict[str, Vote]:
-        """Ask every voter for its vote, all at once, but for those that are known to be silent."""
+    async def take(self, silent: frozenset[str] = frozenset(), needed: int = 0) -> dict[str, Vote]:
+        """Ask every voter for its vote, all at once, but for those that are known to be silent.
+
+        One that has just started may have forgotten a vote on which a promotion still relies: it is waited
+        for, FRESH_VOTER_S at most, where fewer than `needed` are ours without it.
+        """
         await self.open(silent)
-        await asyncio.gather(*(self._take(v) for v in list(self.connections) if v not in silent))
-        return dict(self.votes)
+        until_s = time.monotonic() + FRESH_VOTER_S
+        while True:
+            asked = [v for v in self.voters if v in self.connections and v not in silent]
+            # One first, the same for everybody: of several at once, only one goes on without a pause.
+            answers = [await self._take(v) for v in asked[:1]]
+            if any(self.votes[v] is Vote.TAKEN for v in asked[:1]):
+                await asyncio.sleep(random.SystemRandom().uniform(*RIVAL_PAUSE_S))
+            answers += await asyncio.gather(*(self._take(v) for v in asked[1:]))
+            waits = [wait_s for wait_s in answers if wait_s is not None]
+            held = sum(vote is Vote.HELD for vote in self.votes.values())
+            if held >= needed or not waits or time.monotonic() > until_s:
+                return dict(self.votes)
+            await asyncio.sleep(max(0.01, min(waits)))
 
     async def give_back(self) -> None:
         """Unlock every vote that is ours; the connections stay open for the next time."""
@@ -105,11 +124,32 @@ class Ballot:
         number = lock_number(self.inventory.settings.name)
         return number - 2**32 if number >= 2**31 else number
 
-    async def _take(self, voter: str) -> None:
+    @property
+    def take_text(self) -> str:
+        """The statement that asks a voter for its vote."""
+        return TAKE_VOTE.variants[min(TAKE_VOTE.variants)].format(CLASS, self._signed(), FRESH_VOTER_S)
+
+    async def _take(self, voter: str) -> float | None:
+        """Ask one. How long its server has to run first; None where that is long enough."""
         if self.votes.get(voter) is Vote.HELD:
-            return
-        got = await self._ask(voter, f"SELECT pg_try_advisory_lock({CLASS}, {self._signed()}) AS held")
-        self.votes[voter] = Vote.UNREACHABLE if got is None else (Vote.HELD if got["held"] else Vote.TAKEN)
+            return None
+        got = await self._ask(voter, self.take_text)
+        if got is None:
+            self.votes[voter] = Vote.UNREACHABLE
+        elif got["held"] is None:
+            self.votes[voter] = Vote.FREE
+            return float(got["wait_s"])
+        elif got["held"] and await self._has_rival(voter):
+            await self._ask(voter, f"SELECT pg_advisory_unlock({CLASS}, {self._signed()})")
+            self.votes[voter] = Vote.TAKEN
+        else:
+            self.votes[voter] = Vote.HELD if got["held"] else Vote.TAKEN
+        return None
+
+    async def _has_rival(self, voter: str) -> bool:
+        """Whether somebody holds this vote through another database. Of two at once, both see the other."""
+        answer = await self._ask(voter, VOTE.variants[min(VOTE.variants)])
+        return answer is None or bool(answer["rival"])
 
     async def verify(self) -> dict[str, Vote]:
         """Whether every vote that was ours still is, by the same backend: one round over all of them."""
@@ -118,7 +158,7 @@ class Ballot:
         answers = await asyncio.gather(*(self._ask(v, text) for v in held))
         for voter, answer in zip(held, answers, strict=True):
             own = self.connections[voter].info.backend_pid if voter in self.connections else None
-            is_ours = answer is not None and answer["held"] and answer["pid"] == own
+            is_ours = answer is not None and answer["held"] and answer["pid"] == own and not answer["rival"]
             self.votes[voter] = Vote.HELD if is_ours else Vote.UNREACHABLE
         return dict(self.votes)
 

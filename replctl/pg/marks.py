@@ -17,6 +17,7 @@ from psycopg.rows import DictRow
 
 from replctl.core.marks import Marks, parse_marks
 from replctl.core.model import ClusterState, Lsn, NodeFacts
+from replctl.core.situation import is_stale
 from replctl.core.topology import current_primary, is_fenced
 from replctl.errors import RefusedError
 from replctl.inventory import Connection
@@ -63,11 +64,13 @@ async def write_mark(connection: AsyncConnection[DictRow], key: str, value: dict
 def keeper(state: ClusterState, connections: dict[str, Connection]) -> NodeFacts:
     """The primary that takes marks. Raises RefusedError where there is none, or no table on it."""
     primary = current_primary(state)
-    if primary is None or is_fenced(primary):
+    replicas = tuple(f for f in state.facts if f.in_recovery)
+    # Of one that was replaced, nobody would ever see what is written there.
+    if primary is None or is_fenced(primary) or is_stale(primary, replicas):
         raise RefusedError(
             "there is no primary",
             why="what holds for every controller is written there",
-            hint="replctl status",
+            hint="replctl failover, by hand: it heeds neither a pause nor a block",
         )
     if not primary.state_table:
         user = connections[primary.node].user or "replctl"

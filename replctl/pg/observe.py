@@ -25,12 +25,13 @@ from psycopg.rows import DictRow
 from replctl.core.model import Cause, ClusterState, NodeFacts, Observation, Unreachable
 from replctl.core.situation import is_cut
 from replctl.core.topology import current_primary, is_fenced
+from replctl.core.units import format_version
 from replctl.inventory import Connection, Inventory
 from replctl.pg.connect import NodeError, classify, close, connect, query
 from replctl.pg.facts import node_facts
 from replctl.pg.locks import holders_text
 from replctl.pg.marks import read_marks
-from replctl.pg.queries import BEAT, CORE, FIRST_SUPPORTED, SAMPLE, server_version
+from replctl.pg.queries import BEAT, CORE, FIRST_SUPPORTED, SAMPLE, WAL_TIMELINE
 
 PRIMARIES_SHARE = 0.25  # of the time for a whole look
 HELD_UP_S = 0.2  # how much older than the primary's a replica's sample may be
@@ -85,7 +86,7 @@ class NodeProbe:
             await self.close()
             return self._unreachable(
                 Cause.OTHER,
-                f"PostgreSQL {server_version(version)} is too old; {FIRST_SUPPORTED} is the first supported",
+                f"PostgreSQL {format_version(version)} is too old; {FIRST_SUPPORTED} is the first supported",
                 started_s,
             )
         return None
@@ -119,14 +120,25 @@ class NodeProbe:
             self._core_only = True
             return await self._ask()
         round_trip_s = time.monotonic() - started_s
+        row = rows[0]
+        if row["in_recovery"] and row["receiver"] is None and row["monitor_privilege"]:
+            row = row | await self._wal_timeline(self._connection)
         return node_facts(
             self.name,
-            rows[0],
+            row,
             server_version_num=version,
             asked_at=asked_at + round_trip_s / 2,
             round_trip_s=round_trip_s,
             sampled_at_s=started_s + round_trip_s / 2,
         )
+
+    async def _wal_timeline(self, connection: AsyncConnection[DictRow]) -> DictRow:
+        """Of a replica that nobody feeds: what its control file may not know of yet."""
+        text = WAL_TIMELINE.for_version(connection.info.server_version)
+        try:
+            return (await query(connection, text, timeout_s=self._settings.query_timeout_s))[0]
+        except psycopg.Error:
+            return {}  # the role may not; the control file is what there is
 
     async def close(self) -> None:
         """Close the connection; the next sample opens another."""
@@ -300,8 +312,8 @@ async def with_common_state(
         state = replace(state, voted=await _voted(inventory, probes, limit_s))
     keepers = [f for f in state.facts if f.state_table]
     primary = current_primary(state)
-    # The primary has the newest; without it, the replica that has replayed most.
-    keepers.sort(key=lambda f: (f is not primary, -(f.replayed_lsn or 0)))
+    # The primary has the newest, unless it was replaced; without it, the replica that has replayed most.
+    keepers.sort(key=lambda f: (-(f.timeline or 0), f is not primary, -(f.replayed_lsn or 0)))
     for facts in keepers[:MARKS_ASKED_MAX]:
         connection = probes[facts.node].connection
         if connection is not None and (marks := await read_marks(connection, limit_s)) is not None:

@@ -31,16 +31,13 @@ class Query:
         return f"/* replctl:{self.name} */ {self.variants[max(fitting)]}"
 
 
-def server_version(server_version_num: int) -> str:
-    """`150018` → `15.18`."""
-    return f"{server_version_num // 10000}.{server_version_num % 10000}"
-
-
 # First minor release that has it, by major; majors above all of them have it.
 _CAPABILITIES: dict[str, dict[int, int]] = {
     # syncrep.c, SYNC_STANDBY_DEFINED and its kin: before, a just-started primary could skip the wait.
     "sync_wait_from_start": {14: 18, 15: 13, 16: 9, 17: 5},
     "wait_for_lsn": {19: 0},  # a statement that waits for replay
+    # walreceiver.c: before, a busy receiver does not look at wal_receiver_timeout.
+    "wal_receiver_timeout_cut": {16: 0},
 }
 
 
@@ -97,7 +94,7 @@ def _sample(slot_columns: str, conflict_columns: str) -> str:
     - Primary-only and replica-only functions stand behind a CASE on pg_is_in_recovery(): some raise an
       error, others keep old values after a promotion.
     - `timeline` of a primary is the one in the name of its current WAL file; pg_control_checkpoint() is
-      as old as the last checkpoint. A replica's is put together in `observe`.
+      as old as the last checkpoint. A replica's is put together in `facts`.
     - `received`: the greatest of receive and replay. pg_last_wal_receive_lsn() is NULL on a replica fed
       from the archive, stale after falling back to it, and reset to a segment's start by a restart.
       https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-RECOVERY-INFO
@@ -203,6 +200,19 @@ SAMPLE = Query(
 )
 """Everything `status` and `check` need of one node, in one row."""
 
+WAL_TIMELINE = Query(
+    "wal_timeline",
+    {
+        14: """
+SELECT max(('x' || left(name, 8))::bit(32)::int) AS wal_timeline
+FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'
+"""
+    },
+)
+"""The timeline of the newest WAL file: asked of a replica without a receiver, whose control file may be
+behind by a promotion. Needs pg_monitor, and so is no part of SAMPLE, which everybody may ask.
+"""
+
 CORE = Query(
     "core",
     {
@@ -296,6 +306,12 @@ SELECT current_setting('port')::int AS port,
 )
 """Where a server lives, for `init`. The conninfo may hold a password: it goes no further than discover.py."""
 
+_MANAGERS = """SELECT DISTINCT application_name AS manager FROM pg_stat_activity
+   WHERE application_name ~* '^(patroni|repmgr|pg_auto|pgautofailover|stolon|cnpg|pg_autoctl)'"""
+
+MANAGERS = Query("managers", {14: _MANAGERS})
+"""Programs that are connected and would fail over by themselves, by their names."""
+
 READY = Query(
     "ready",
     {
@@ -306,8 +322,7 @@ SELECT current_user::text AS role, pg_backend_pid() AS backend_pid,
   current_setting('allow_alter_system', true) AS alter_system,
   (SELECT s.source FROM pg_settings s WHERE s.name = 'primary_conninfo') AS conninfo_source,
   (SELECT s.sourcefile FROM pg_settings s WHERE s.name = 'primary_conninfo') AS conninfo_file,
-  (SELECT array_agg(DISTINCT application_name) FROM pg_stat_activity
-   WHERE application_name ~* '^(patroni|repmgr|pg_auto|pgautofailover|stolon|cnpg|pg_autoctl)') AS managers
+  (SELECT array_agg(manager) FROM ({_MANAGERS}) AS found) AS managers
 """
     },
 )
@@ -327,17 +342,35 @@ FROM pg_file_settings WHERE error IS NOT NULL AND name IS NULL
 https://www.postgresql.org/docs/current/view-pg-file-settings.html
 """
 
+TAKE_VOTE = Query(
+    "take_vote",
+    {
+        14: """
+SELECT CASE WHEN age_s >= {2} THEN pg_try_advisory_lock({0}, {1}) END AS held, {2} - age_s AS wait_s
+FROM (SELECT extract(epoch FROM clock_timestamp() - greatest(pg_postmaster_start_time(),
+        (SELECT max(backend_start) FROM pg_stat_activity WHERE backend_type = 'checkpointer'))
+      )::float8 AS age_s) AS server
+"""
+    },
+)
+"""Ask for the vote, of a server that has forgotten none for {2} seconds. {0} and {1} as the lock takes them.
+
+A crash of one backend takes all locks away, and the checkpointer, but not the postmaster.
+"""
+
 VOTE = Query(
     "vote",
     {
         14: """
-SELECT pg_backend_pid() AS pid, EXISTS (
-  SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = {0} AND objid = {1} AND objsubid = 2
-    AND pid = pg_backend_pid() AND granted) AS held
+SELECT pg_backend_pid() AS pid, coalesce(bool_or(pid = pg_backend_pid()), false) AS held,
+  coalesce(bool_or(pid <> pg_backend_pid()), false) AS rival
+FROM pg_locks WHERE locktype = 'advisory' AND classid = {0} AND objid = {1} AND objsubid = 2 AND granted
 """
     },
 )
-"""Whether this backend holds the vote. {0} and {1} are the lock's keys, as unsigned numbers."""
+"""Whether this backend holds the vote, and whether another does, which it can in another database: each has
+advisory locks of its own. {0} and {1} are the lock's keys, as unsigned numbers.
+"""
 
 HOLDERS = Query(
     "holders",
@@ -359,14 +392,39 @@ CUT_STATE = Query(
 SELECT current_setting('primary_conninfo') = '' AS no_upstream,
   (SELECT count(*) FROM pg_stat_wal_receiver) AS receivers_shown,
   count(*) FILTER (WHERE backend_type = 'walreceiver') AS receivers,
-  max(wait_event) FILTER (WHERE backend_type = 'startup') AS startup_wait_event
+  max(wait_event) FILTER (WHERE backend_type = 'startup') AS startup_wait_event,
+  extract(epoch FROM clock_timestamp())::float8 AS clock_at
 FROM pg_stat_activity WHERE backend_type IN ('startup', 'walreceiver')
 """
     },
 )
 """Whether a replica is really disconnected: the view alone hides a receiver that is starting."""
 
-QUERIES = (SAMPLE, CORE, BEAT, POSITION, REPLAYED, WAIT_REPLAYED, MARKS, PLACE, READY, CONFIG_ERRORS)
+HELD_SETTINGS = Query(
+    "held_settings",
+    {
+        14: """
+SELECT name, CASE WHEN sourcefile LIKE '%postgresql.auto.conf' THEN current_setting(name) END AS own
+FROM pg_settings WHERE name IN ('wal_receiver_timeout', 'recovery_min_apply_delay', 'primary_slot_name')
+"""
+    },
+)
+"""What ALTER SYSTEM had set of what a cut changes; NULL = nothing, so that RESET puts it back."""
+
+QUERIES = (
+    SAMPLE,
+    CORE,
+    BEAT,
+    POSITION,
+    REPLAYED,
+    WAIT_REPLAYED,
+    MARKS,
+    PLACE,
+    READY,
+    CONFIG_ERRORS,
+    CUT_STATE,
+    HELD_SETTINGS,
+)
 
 
 def rights_query(tests: tuple[str, ...]) -> str:

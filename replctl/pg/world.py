@@ -7,18 +7,32 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
+import psycopg
+
+from replctl.core.candidates import incomplete
 from replctl.core.detector import Word
 from replctl.core.lag import LagHistory
-from replctl.core.model import ClusterState, Lsn
-from replctl.core.situation import PROMOTE_WITHIN_S, KnownLsn, Position, Request, Situation, Vote, is_cut
+from replctl.core.model import ClusterState, Lsn, NodeFacts
+from replctl.core.refusals import Reason, RefusalCode
+from replctl.core.situation import (
+    PROMOTE_WITHIN_S,
+    KnownLsn,
+    Position,
+    Request,
+    Situation,
+    Vote,
+    is_cut,
+    is_held,
+)
 from replctl.core.steps import FenceCommand, Promote, ProveSilence, Step, TakeVotes
 from replctl.errors import ReplctlError
 from replctl.inventory import Inventory
-from replctl.pg.act import Hands, StepError
-from replctl.pg.connect import NodeError
+from replctl.pg.act import Hands, StepError, told
+from replctl.pg.connect import NodeError, query
 from replctl.pg.locks import Ballot
 from replctl.pg.marks import write_mark
 from replctl.pg.observe import Observer
+from replctl.pg.queries import MANAGERS
 from replctl.pg.watch import probe
 
 LOOK_LIMIT_S = 5.0
@@ -36,6 +50,7 @@ class Servers:
     ballot: Ballot | None = None  # of a controller that keeps its connections
     word: Word | None = None  # what a probe said just before; None = not probed yet
     sync_seen: str | None = None  # synchronous_standby_names of the lost primary when it was last seen
+    lost_timeline: int | None = None  # of the lost primary when it was last seen
     last_known_lsns: dict[str, Lsn] = field(default_factory=dict)  # received, when last seen
     before: Callable[[], Awaitable[None]] | None = None  # run once when the votes are ours; may raise
     block: dict[str, object] | None = None  # the mark to write on the new primary
@@ -45,6 +60,7 @@ class Servers:
     _proven_s: float = field(default=0.0, init=False)  # monotonic
     _histories: dict[tuple[str, int], dict[int, Lsn]] = field(default_factory=dict, init=False)
     _silence_proven: bool = field(default=False, init=False)
+    _sync_lowered: str | None = field(default=None, init=False)
     _probing: asyncio.Task[None] | None = field(default=None, init=False)
     _state: ClusterState | None = field(default=None, init=False)
 
@@ -56,9 +72,15 @@ class Servers:
         self.hands = Hands(self.inventory, ballot, halt=self.halt)
 
     @property
-    def _majority(self) -> int:
+    def _empty(self) -> Situation:
+        """A situation in which nothing is known but who votes."""
         state = ClusterState(nodes=())
-        return Situation(settings=self.inventory.settings, state=state, request=self.request).majority
+        return Situation(settings=self.inventory.settings, state=state, request=self.request)
+
+    def _facts(self, node: str) -> NodeFacts | None:
+        """Of the last look."""
+        known = self._state.facts if self._state is not None else ()
+        return next((f for f in known if f.node == node), None)
 
     async def observe(self) -> Situation:
         """One look at everything, beside a probe of the lost primary that never holds it up."""
@@ -66,10 +88,14 @@ class Servers:
             self.word = await self._probe()
         if self._probing is None:
             self._probing = asyncio.create_task(self._keep_probing())
-        state = await self.observer.observe(limit_s=LOOK_LIMIT_S, with_marks=False)
-        self._state = state
-        cut = [f.node for f in state.facts if f.in_recovery and is_cut(f)]
-        positions, histories = await asyncio.gather(self.hands.positions(cut), self._read_histories(state))
+        state = await self.observer.observe(limit_s=LOOK_LIMIT_S, with_marks=self._state is None)
+        if state.marks is not None and state.marks.sync is not None:
+            self._sync_lowered = state.marks.sync.reason
+        alone = [f.node for f in state.facts if f.in_recovery and f.receiver is None]
+        ends = await self.hands.positions(alone)
+        self._state = state = with_timelines(state, ends)
+        positions = {f.node: ends[f.node] for f in state.facts if f.node in ends and is_cut(f)}
+        histories = await self._read_histories(state)
         situation = Situation(
             settings=self.inventory.settings,
             state=state,
@@ -82,6 +108,8 @@ class Servers:
             histories=histories,
             last_known_lsns=self._last_known(state),
             sync_seen=self.sync_seen,
+            sync_lowered=self._sync_lowered,
+            lost_timeline=self.lost_timeline,
             fence_commands=self.inventory.settings.fence_commands,
         )
         promoted = situation.promoted
@@ -92,12 +120,10 @@ class Servers:
     def _complete(self, state: ClusterState, node: str, position: Position) -> Position:
         """Mark a position behind which the node may have flushed more than any function tells."""
         facts = next(f for f in state.facts if f.node == node)
-        if facts.receive_lsn_known is False and facts.startup_wait_event in (
-            "RecoveryApplyDelay",
-            "RecoveryPause",
-        ):
-            return replace(position, incomplete="it was restarted and has not replayed its own WAL yet")
-        return position
+        why = incomplete(facts)
+        if why is None and (facts.received_lsn or 0) > position.lsn:  # on a timeline that it does not replay
+            why = "it has received more than it has replayed, on another timeline"
+        return replace(position, incomplete=why)
 
     async def _read_histories(self, state: ClusterState) -> dict[str, dict[int, Lsn]]:
         """The history of each replica's timeline, read once per run; without those that do not tell."""
@@ -138,6 +164,8 @@ class Servers:
             raise StepError("the votes were shown too long ago", hint="run the command again")
         await self.hands.apply(step, situation)
         if isinstance(step, TakeVotes):
+            if (reason := await self.rival(situation.state)) is not None:
+                raise StepError(f"{reason.code}: {reason.message}", hint=reason.remedy)
             await self._run_before(situation)
         if isinstance(step, Promote):
             await self._write_block(step.node)
@@ -145,6 +173,30 @@ class Servers:
             self._silence_proven = True
         if isinstance(step, FenceCommand):
             self.request = replace(self.request, fenced=self.request.fenced | {step.node})
+
+    async def rival(self, state: ClusterState) -> Reason | None:
+        """Whether another program that fails over by itself is connected to a node, by its name."""
+
+        async def found_on(node: str) -> list[str]:
+            connection = self.observer.probes[node].connection
+            if connection is None:
+                return []
+            try:
+                text = MANAGERS.for_version(connection.info.server_version)
+                rows = await query(connection, text, timeout_s=LOOK_LIMIT_S)
+            except (NodeError, psycopg.Error):
+                return []
+            return [f"{row['manager']} is connected to {node}" for row in rows]
+
+        asked = await asyncio.gather(*(found_on(f.node) for f in state.facts))
+        rivals = [sentence for found in asked for sentence in found]
+        if not rivals:
+            return None
+        return Reason(
+            code=RefusalCode.FOREIGN_MANAGER,
+            message="; ".join(rivals),
+            remedy="stop it, or leave the failover to it",
+        )
 
     async def _run_before(self, situation: Situation) -> None:
         """The hook, once, when a majority is ours and nothing has been changed yet."""
@@ -179,8 +231,9 @@ class Servers:
         """One round over every vote and every cut. Raises StepError where one is gone."""
         started_s = time.monotonic()
         cut = [f.node for f in situation.replicas if is_cut(f)]
-        checks = asyncio.gather(*(self.hands.until_cut(node) for node in cut))
-        votes, _ = await asyncio.gather(self.hands.ballot.verify(), checks)
+        checks = asyncio.gather(*(self.hands.until_cut(node, started_s) for node in cut))
+        with told("show that the votes and the cuts still hold"):
+            votes, _ = await asyncio.gather(self.hands.ballot.verify(), checks)
         held = [v for v in situation.voters if votes.get(v) is Vote.HELD]
         if len(held) < situation.majority:
             raise StepError(
@@ -188,6 +241,8 @@ class Servers:
                 why=f"{len(held)} of {situation.majority} needed are still held",
                 hint="run the command again",
             )
+        if self.word is Word.ANSWERED:
+            raise StepError("the primary answers again")
         self._proven_s = started_s
 
     async def restore(self, nodes: tuple[str, ...]) -> tuple[str, ...]:
@@ -196,14 +251,17 @@ class Servers:
         None of them without a majority: another controller may count on these cuts.
         """
         votes = await self.hands.ballot.verify()
-        held = [v for v in self.hands.ballot.voters if votes.get(v) is Vote.HELD]
-        if len(held) < self._majority:
+        now = self._empty
+        if sum(votes.get(v) is Vote.HELD for v in now.voters) < now.majority:
             return nodes
 
         async def one(node: str) -> str | None:
             try:
                 await self.hands.restore(node, self.request.lost)
-            except (ReplctlError, NodeError):
+                facts = self._facts(node)
+                if self.word is Word.ANSWERED and facts is not None and not is_held(facts):
+                    await self.hands.until_streaming(node, None)
+            except (ReplctlError, NodeError, psycopg.Error):
                 return node
             return None
 
@@ -219,6 +277,18 @@ class Servers:
         """Give the votes back and hang up."""
         await self.hang_up()
         await self.hands.close()
+
+
+def with_timelines(state: ClusterState, ends: dict[str, Position]) -> ClusterState:
+    """The state with the timelines that replicas without a receiver are really on.
+
+    Their control files know of a new one only after a restartpoint.
+    """
+    nodes = tuple(
+        replace(n, timeline=ends[n.node].timeline) if isinstance(n, NodeFacts) and n.node in ends else n
+        for n in state.nodes
+    )
+    return replace(state, nodes=nodes)
 
 
 def known_lsn(state: ClusterState, history: LagHistory) -> KnownLsn | None:

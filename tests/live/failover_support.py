@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def write_inventory(
     """The lab's inventory at profile fast, with these keys of [failover], of nodes, of other tables."""
     document = tomllib.loads(lab.inventory_path.read_text())
     document["failover"] = {**document["failover"], "profile": "fast", **(failover or {})}
-    for node in document["nodes"]:
+    for node in (*document["nodes"], *document.get("witnesses", ())):
         for key, content in (nodes or {}).get(node["name"], {}).items():
             merged = {**node.get(key, {}), **content} if isinstance(content, Mapping) else content
             node[key] = merged
@@ -91,10 +91,11 @@ def fail_over(inventory: Path, *options: str, limit_s: float = 40.0) -> subproce
 class Auto:
     """`replctl failover --auto` as a process, and what it has logged so far."""
 
-    def __init__(self, inventory: Path, *options: str) -> None:
+    def __init__(self, inventory: Path, *options: str, inside: Sequence[str] = ()) -> None:
         self.lines: list[dict[str, Any]] = []
         self.stray: list[str] = []
-        command = [sys.executable, "-m", "replctl", "failover", "--auto", "--log-format", "json", *options]
+        command = [*inside, sys.executable, "-m", "replctl", "failover", "--auto"]
+        command += ["--log-format", "json", *options]
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -190,6 +191,12 @@ def wait_streaming(lab: Lab, upstream: str, *replicas: str) -> None:
     wait_until(lambda: streaming(lab, upstream) == set(replicas), f"{replicas} stream from {upstream}")
 
 
+def writable(lab: Lab) -> set[str]:
+    """The running nodes on which a session may write."""
+    query = "SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'"
+    return {n for n, node in lab.nodes.items() if node.state == "running" and value(lab, n, query)}
+
+
 def receiver_count(lab: Lab, node: str) -> int:
     """How many receivers a replica has: shown ones and hidden ones."""
     query = """
@@ -211,6 +218,7 @@ class Network:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.ports: dict[str, int] = {}
+        self.inside: tuple[str, ...] = ()  # a controller may run anywhere
         self._servers = {**lab.nodes, **lab.witnesses}
         self._listeners: list[asyncio.Server] = []
         self._cut: set[tuple[str, str]] = set()
@@ -228,14 +236,21 @@ class Network:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
 
+    def drop(self, source: str, target: str) -> None:
+        """Nothing that `source` sends arrives at `target`; the other way all goes on."""
+        self._set(self._cut | {(source, target)})
+
+    def part(self, one: str, *others: str) -> None:
+        """Neither hears the other any more."""
+        self.cut(*((one, other) for other in others))
+
     def cut(self, *pairs: tuple[str, str]) -> None:
-        """Drop all that these sources and targets say to each other; `controller` is a source."""
-        self._set(self._cut | set(pairs))
+        """Drop all that these say to each other; `controller` is one of them."""
+        self._set(self._cut | set(pairs) | {(target, source) for source, target in pairs})
 
     def isolate(self, target: str) -> None:
         """Cut a server off from controllers and from all other servers."""
-        others = [name for name in self._servers if name != target]
-        self.cut(("controller", target), *((o, target) for o in others), *((target, o) for o in others))
+        self.part(target, "controller", *(name for name in self._servers if name != target))
 
     def mend(self) -> None:
         """Let everything pass; what waited goes on."""
@@ -281,11 +296,12 @@ class Network:
         far: asyncio.StreamWriter | None = None
         with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
             first = await _startup(reader, writer)
-            pair = (self._source(first), target)
-            await self._passable(pair)
+            there, back = (self._source(first), target), (target, self._source(first))
+            await self._passable(there)
+            await self._passable(back)
             far_reader, far = await asyncio.open_connection("127.0.0.1", port)
             far.write(first)
-            await asyncio.gather(self._pump(pair, reader, far), self._pump(pair, far_reader, writer))
+            await asyncio.gather(self._pump(there, reader, far), self._pump(back, far_reader, writer))
         for one in (writer, far):
             if one is not None:
                 one.transport.abort()
@@ -347,8 +363,5 @@ def network(lab: Lab) -> Iterator[Network]:
 
 
 def behind(net: Network) -> dict[str, dict[str, int]]:
-    """The nodes' addresses in that network, for write_inventory."""
-    return {name: {"port": port} for name, port in net.ports.items() if name in net.lab.nodes}
-
-
-Breaking = Callable[[Lab, Network | None], None]
+    """The servers' addresses in that network, for write_inventory."""
+    return {name: {"port": port} for name, port in net.ports.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from replctl.cli import run
 from replctl.inventory import load
 from replctl.lab import Lab
 from replctl.pg.grants import operator_rights
+from tests.live.pooler import pooled
 from tests.support import need, wait_until
 
 pytestmark = pytest.mark.live
@@ -491,31 +491,3 @@ def test_a_pooler_is_no_server(lab, doctor, tmp_path):
         messages = [f["message"] for f in doctor(inventory)["findings"]]
 
     assert "this address leads through a connection pooler: votes need a direct connection" in messages
-
-
-@contextmanager
-def pooled(lab: Lab, program: str) -> Iterator[int]:
-    """A PgBouncer before the lab's primary; gives its port."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    path = lab.directory / "pg1" / "pgbouncer.ini"
-    path.write_text(
-        f"[databases]\n* = host=127.0.0.1 port={lab.nodes['pg1'].port} user=replctl\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
-        "auth_type = any\nunix_socket_dir =\npool_mode = session\n"
-    )
-    path.chmod(0o644)
-    prefix = load(lab.inventory_path).commands["pg1"].run
-    process = subprocess.Popen([*prefix, program, str(path)], stderr=subprocess.PIPE, text=True, cwd="/")
-    try:
-        wait_until(lambda: listens(port) or process.poll() is not None, "PgBouncer listens")
-        assert process.poll() is None, process.stderr.read()
-        yield port
-    finally:
-        process.terminate()
-        process.communicate(timeout=10)
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

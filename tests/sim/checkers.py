@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from replctl.core.outcome import Ending, Outcome
+from replctl.core.settings import ClusterSettings
 from replctl.core.situation import is_cut
 from tests.sim.cluster import Cluster, Node
-from tests.sim.world import SimWorld, facts_of
+from tests.sim.looks import facts_of
+from tests.sim.world import SimWorld
 
 SURE_S = 0.7  # a link or a life that is older than this, every controller can have known of
 
@@ -13,12 +15,14 @@ SURE_S = 0.7  # a link or a life that is older than this, every controller can h
 class Checkers:
     """Hangs itself on a cluster, and looks on."""
 
-    def __init__(self, cluster: Cluster, *, quorum: bool) -> None:
+    def __init__(self, cluster: Cluster, settings: ClusterSettings) -> None:
         self.cluster = cluster
-        self.quorum = quorum  # a synchronous rule, and nobody gave anything up
+        self.settings = settings
+        self.quorum = cluster.rule is not None  # and nobody gave anything up
         self.worlds: dict[str, SimWorld] = {}  # the run that each controller is in
         self.cut_by: dict[str, set[str]] = {}
         cluster.on_acknowledge = self.one_node_acknowledges
+        cluster.on_ask = self.look_at_request
         cluster.on_promote = self.look_at_promotion
 
     # ---- at every acknowledgement
@@ -36,13 +40,20 @@ class Checkers:
 
     # ---- at every promotion
 
-    def look_at_promotion(self, node: Node, controller: str, lost: str | None) -> None:
-        """Everything that must be true of a promotion, at its very moment."""
+    def look_at_request(self, controller: str, lost: str | None) -> None:
+        """What must be true of the lost primary when a promotion is asked for."""
+        self.living_primary_is_left_alone(controller, lost)
+        self.asynchronous_primary_is_off(lost)
+
+    def look_at_promotion(self, node: Node, controller: str) -> None:
+        """What must be true of the promoted node when it begins to write."""
         self.no_two_promotions(node, controller)
         self.nothing_acknowledged_is_lost(node)
         self.promoted_is_maximal(node, controller)
         self.promoted_may_be_promoted(node)
-        self.living_primary_is_left_alone(controller, lost)
+        self.cluster.counts["promoted"] += 1
+        if self.cluster.promotions:
+            self.cluster.counts["promoted again"] += 1
 
     def no_two_promotions(self, node: Node, controller: str) -> None:
         """Two controllers, or one twice, never promote two nodes from the same timeline."""
@@ -79,8 +90,7 @@ class Checkers:
 
     def promoted_may_be_promoted(self, node: Node) -> None:
         """`never` means never, and a delayed replica is kept for its delay."""
-        world = next(iter(self.worlds.values()), None)
-        if node.delayed or (world is not None and world.settings.node(node.name).promote == "never"):
+        if node.delayed or self.settings.node(node.name).promote == "never":
             self.cluster.violate("only an eligible node is promoted", f"{node.name} is promoted")
 
     def living_primary_is_left_alone(self, controller: str, lost: str | None) -> None:
@@ -88,20 +98,51 @@ class Checkers:
         node = self.cluster.nodes.get(lost or "")
         if node is None or node.in_recovery or not node.works:
             return
-        lived_s = self.cluster.now_s - node.started_s
+        lived_s = self.cluster.now_s - node.awake_since_s
         if min(lived_s, self.cluster.reachable_for_s(controller, node.name)) > SURE_S:
             self.cluster.violate("a living primary is left alone", f"{node.name} answers {controller}")
+
+    def asynchronous_primary_is_off(self, lost: str | None) -> None:
+        """Without a quorum, only what is dead or was switched off is replaced; silence is no death."""
+        node = self.cluster.nodes.get(lost or "")
+        if self.quorum or node is None or node.in_recovery or not node.up or self.cluster.was_rejected:
+            return
+        if self.cluster.now_s - node.started_s > SURE_S:  # else it has come back in the meantime
+            self.cluster.violate("an asynchronous primary is fenced first", f"{node.name} still runs")
+
+    # ---- at every fence
+
+    def fenced_is_stale(self, node: Node) -> None:
+        """Only a primary that was replaced is fenced."""
+        if node.fenced and node.timeline >= max(n.timeline for n in self.cluster.nodes.values()):
+            self.cluster.violate("only a stale primary is fenced", f"{node.name} is the newest")
 
     # ---- at every change of an upstream
 
     def touch(self, world: SimWorld, name: str, upstream: str) -> None:
-        """Before a cut of an automatic run: somebody who can be asked streams from a living primary."""
+        """Before every change of an upstream."""
         self.cut_by.setdefault(world.controller, set()).add(name)
+        self.streaming_primary_is_left_alone(world, name, upstream)
+        if not world.restoring:
+            self.diverged_is_left_alone(name, upstream)
+
+    def diverged_is_left_alone(self, name: str, upstream: str) -> None:
+        """What has replayed past the fork would wait for ever: it needs a rewind."""
+        node, above = self.cluster.nodes[name], self.cluster.nodes.get(upstream)
+        if above is None or node.timeline == above.timeline or not node.is_cut:
+            return  # one that still streams may have passed the fork since it was looked at
+        fork = above.forks.get(node.timeline)
+        if fork is not None and node.replayed > fork:
+            self.cluster.violate("a replica past the fork is left alone", f"{name} is given to {upstream}")
+
+    def streaming_primary_is_left_alone(self, world: SimWorld, name: str, upstream: str) -> None:
+        """Before a cut of an automatic run: somebody who can be asked streams from a living primary."""
         lost = self.cluster.nodes.get(world.request.lost or "")
         if upstream != "none" or lost is None or lost.in_recovery or not lost.works:
             return
-        if self.cluster.now_s - lost.started_s < SURE_S:
-            return
+        stalled_until_s = self.cluster.stalled_until_s.get(world.controller, -1000.0)
+        if self.cluster.now_s - max(lost.awake_since_s, stalled_until_s) < SURE_S:
+            return  # what was decided before it came back, or before we were stopped, is still on its way
         streaming = [
             n.name
             for n in self.cluster.nodes.values()
@@ -109,7 +150,7 @@ class Checkers:
             and n.works
             and not n.holds_on
             and not n.waiting
-            and self.cluster.now_s - n.started_s > SURE_S
+            and self.cluster.now_s - n.awake_since_s > SURE_S
             and self.cluster.reachable_for_s(world.controller, n.name) > SURE_S
             and self.cluster.reachable_for_s(n.name, lost.name) > SURE_S
         ]
@@ -135,8 +176,23 @@ class Checkers:
                 self.cluster.violate("an aborted run restores every cut", f"{left} is left, and not named")
         if ending is Ending.NOT_RESTORED and not outcome.left_cut:
             self.cluster.violate("an aborted run says what it left", "it names nobody")
-        if ending is Ending.DONE and outcome.promoted is None:
-            self.cluster.violate("what is done has a primary", "nobody was promoted")
+        if ending is Ending.DONE:
+            newest = max(n.timeline for n in self.cluster.nodes.values())
+            node = self.cluster.nodes.get(outcome.promoted or "")
+            if node is None or node.timeline < max(
+                (p.old_timeline + 1 for p in self.cluster.promotions), default=0
+            ):
+                self.cluster.violate(
+                    "what is done has the newest primary", f"{outcome.promoted}, not {newest}"
+                )
+
+    def nothing_was_changed(self, world: SimWorld, outcome: Outcome) -> None:
+        """A plan that is not carried out writes nothing, takes no vote, does no step."""
+        held = [
+            n.name for n in self.cluster.nodes.values() if n.vote and n.vote.controller == world.controller
+        ]
+        if world.touched or held or outcome.results:
+            self.cluster.violate("a dry run changes nothing", f"wrote {world.touched}, holds {held}")
 
     def _cut_by_nobody_else(self, name: str, controller: str) -> bool:
         node = self.cluster.nodes[name]
@@ -161,6 +217,37 @@ class Checkers:
                 f"{node.name} follows {follows}, not {newest.name}",
             )
 
+        if self.could_be_replaced():
+            cluster.violate("a lost primary is replaced in the end", f"{newest.name} is not")
+        for node in self.unfenced():
+            cluster.violate("a stale primary is fenced when it is seen", f"{node.name} is not")
+
+    def could_be_replaced(self) -> bool:
+        """Whether the primary is gone, everybody else is there, and nothing stands in the way."""
+        primary = self.newest()
+        others = [n for n in self.cluster.nodes.values() if n is not primary]
+        data = [n for n in others if not n.is_witness]
+        plain = all(
+            n.works
+            and n.in_recovery
+            and not n.holds_on
+            and not n.deaf
+            and n.timeline == primary.timeline
+            and self.settings.node(n.name).promote != "never"
+            and n.wal == primary.wal[: len(n.wal)]
+            for n in data
+        )
+        voters = len(others) + 1
+        return (
+            not primary.up
+            and self.quorum
+            and plain
+            and len(data) > 1
+            and all(n.works for n in others)
+            and len(others) >= voters // 2 + 1
+            and self.settings.failover.fencing != "required"
+        )
+
     def unsettled(self) -> list[Node]:
         """Replicas that could follow the primary, and do not."""
         newest = self.newest()
@@ -171,6 +258,20 @@ class Checkers:
             for node in self.cluster.nodes.values()
             if node.works and node.in_recovery and not node.holds_on and not node.deaf
             if self._undiverged(node, newest) and not self._follows(node, newest)
+        ]
+
+    def is_restless(self) -> bool:
+        """Whether there is something that controllers still have to do."""
+        return bool(self.unsettled() or self.unfenced() or self.could_be_replaced())
+
+    def unfenced(self) -> list[Node]:
+        """Stale primaries that could still write."""
+        newest = self.newest()
+        return [
+            node
+            for node in self.cluster.nodes.values()
+            if not node.in_recovery and not node.is_witness and node.timeline < newest.timeline
+            if node.works and newest.works and not node.fenced and not node.deaf
         ]
 
     def newest(self) -> Node:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -46,15 +47,22 @@ class Node:
     reset_heard: bool = True  # False: its host vanished, so nobody's connection is reset
     boot: int = 0
     started_s: float = -1000.0
+    awake_since_s: float = -1000.0
     timeline: int = 1
     forks: dict[int, int] = field(default_factory=dict)  # timeline → how many records it had at its end
     wal: list[int] = field(default_factory=list)
     replayed: int = 0
     received_known: bool = True  # False after a restart, until a receiver runs again
     receiver: str | None = None
+    heard_s: float = -1000.0  # when its receiver was last told anything
     waiting: bool = False  # its receiver is connected to a timeline that it is past
+    short_timeout: bool = False  # wal_receiver_timeout ends the receiver at once
     paused: bool = False
     delayed: bool = False
+    slow: bool = False  # a thin line: it is often behind
+    in_conflict: bool = False  # replay waits for a query
+    promoting: tuple[str, str | None] | None = None  # by which controller, in whose place
+    fenced: bool = False
     deaf: bool = False  # a syntax error elsewhere makes it ignore every reload
     timeout_cut: bool = True  # 16+
     sync: str = ""
@@ -75,7 +83,7 @@ class Node:
     @property
     def holds_on(self) -> bool:
         """Whether its startup process does not ask for WAL, and so never ends the receiver."""
-        return self.paused or self.delayed
+        return self.paused or self.delayed or self.in_conflict
 
 
 @dataclass(frozen=True)
@@ -115,8 +123,13 @@ class Cluster:
         self.promotions: list[Promotion] = []
         self.log: list[str] = []
         self.violations: list[str] = []
+        self.counts: Counter[str] = Counter()  # what befell it and what was done, for the canary
+        self.stalled_until_s: dict[str, float] = {}  # controllers that were stopped for a while
+        self.was_rejected = False
+        self.slow_share = 0.03  # of all calls
         self.on_acknowledge: Callable[[Node, int], None] | None = None
-        self.on_promote: Callable[[Node, str, str | None], None] | None = None
+        self.on_ask: Callable[[str, str | None], None] | None = None
+        self.on_promote: Callable[[Node, str], None] | None = None
         self.records = 0
         self.client_writes = True
 
@@ -131,7 +144,9 @@ class Cluster:
         self.log.append(f"{self.now_s:8.3f}  {who:6} {what}")
 
     def violate(self, invariant: str, what: str) -> None:
-        """A checker has seen what must never be."""
+        """A checker has seen what must never be: told once, the first time."""
+        if any(seen.startswith(f"{invariant}: ") for seen in self.violations):
+            return
         self.violations.append(f"{invariant}: {what}")
         self.say("!!!", f"{invariant}: {what}")
 
@@ -147,6 +162,12 @@ class Cluster:
         if not one_way:
             self.blocked.add((other, one))
         self.say("net", f"{one} {'→' if one_way else '↔'} {other} blocked")
+
+    def reject(self, controller: str, name: str) -> None:
+        """A firewall refuses the controller's connections in the node's stead."""
+        self.rejected.add((controller, name))
+        self.was_rejected = True
+        self.say("net", f"{controller} → {name} is rejected by a firewall")
 
     def heal(self) -> None:
         """Everybody reaches everybody again."""
@@ -170,7 +191,7 @@ class Cluster:
         if not node.up:
             return
         node.up, node.reset_heard = False, reset_heard
-        node.vote = None
+        node.vote = node.promoting = None
         self.say(name, "crashes" if reset_heard else "its host vanishes")
         if reset_heard:
             for other in self.nodes.values():
@@ -184,9 +205,9 @@ class Cluster:
             return
         node.up, node.frozen, node.reset_heard = True, False, True
         node.boot += 1
-        node.started_s = self.now_s
-        node.receiver, node.waiting, node.paused, node.vote = None, False, False, None
-        node.received_known = False
+        node.started_s = node.awake_since_s = self.now_s
+        node.receiver, node.vote, node.promoting = None, None, None
+        node.waiting = node.paused = node.in_conflict = node.received_known = False
         if node.in_recovery and node.wal:
             # It replays from its last restartpoint: what it had replayed lately comes again.
             node.replayed = min(node.replayed, max(0, len(node.wal) - self.rng.randrange(12)))
@@ -194,6 +215,17 @@ class Cluster:
             node.replayed = len(node.wal)
         self.pending = [p for p in self.pending if p.node is not node]
         self.say(name, f"starts as {'replica' if node.in_recovery else 'primary'}")
+
+    def rejoin(self, name: str, upstream: str) -> None:
+        """An operator made it a replica again, by pg_rewind or from a copy."""
+        node, above = self.nodes[name], self.nodes[upstream]
+        self.crash(name)
+        node.in_recovery, node.fenced, node.upstream = True, False, upstream
+        node.wal, node.replayed = above.wal[:], len(above.wal)
+        node.timeline, node.forks = above.timeline, dict(above.forks)
+        self.counts["rejoined"] += 1
+        self.start(name)
+        node.replayed = len(node.wal)
 
     def freeze(self, name: str) -> None:
         """SIGSTOP to all of it."""
@@ -203,7 +235,7 @@ class Cluster:
     def thaw(self, name: str) -> None:
         """SIGCONT."""
         if self.nodes[name].frozen:
-            self.nodes[name].frozen = False
+            self.nodes[name].frozen, self.nodes[name].awake_since_s = False, self.now_s
             self.open_since_s |= {(name, c): self.now_s for c in ("c1", "c2", "c3")}
             self.open_since_s |= {(c, name): self.now_s for c in ("c1", "c2", "c3")}
             self.say(name, "thaws")
@@ -222,7 +254,9 @@ class Cluster:
         replicas = [n for n in self.nodes.values() if n.in_recovery and not n.is_witness]
         self.rng.shuffle(replicas)
         for node in replicas:
-            if node.works:
+            if node.works and node.promoting is not None:
+                self._end_recovery(node)
+            elif node.works:
                 self._receiver(node)
                 self._receive(node)
                 self._replay(node)
@@ -237,23 +271,21 @@ class Cluster:
                 node.replayed = len(node.wal)
                 self.pending.append(Pending(node, node.boot, self.records, len(node.wal) - 1))
 
-    def let_go(self, node: Node) -> None:
-        """The startup process has noticed that primary_conninfo changed, if it asks for WAL at all."""
-        if node.receiver is not None and node.receiver != node.upstream and not node.holds_on:
-            node.receiver, node.waiting = None, False
-
     def _receiver(self, node: Node) -> None:
         """End a receiver that is to end, start one that is to start."""
-        self.let_go(node)
+        # The startup process notices a changed primary_conninfo when it asks for WAL that it has not got.
+        asks = not node.holds_on and node.replayed == len(node.wal)
+        if node.short_timeout or (node.receiver != node.upstream and asks):
+            node.receiver, node.waiting = None, False
         if node.receiver is not None:
             above = self.nodes[node.receiver]
             if not above.up and above.reset_heard and self.linked(node.name, above.name):
                 node.receiver = None
-        if node.receiver is None and node.upstream is not None and node.replayed == len(node.wal):
+        if node.receiver is None and node.upstream is not None and asks and not node.short_timeout:
             above = self.nodes[node.upstream]
             if above.works and self.linked(node.name, above.name) and self.rng.random() < 0.7:
                 node.receiver = node.upstream
-                node.received_known = True
+                node.received_known, node.heard_s = True, self.now_s
 
     def _receive(self, node: Node) -> None:
         """Take over some of what the upstream has and this one has not."""
@@ -262,6 +294,7 @@ class Cluster:
         above = self.nodes[node.receiver]
         if not above.works or (above.name, node.name) in self.blocked:
             return
+        node.heard_s = self.now_s
         if above.timeline != node.timeline:
             fork = above.forks.get(node.timeline)
             if fork is None or node.replayed > fork or above.timeline < node.timeline:
@@ -274,9 +307,12 @@ class Cluster:
             node.waiting = True
             return
         node.waiting = False
-        node.wal.extend(above.wal[end : end + self.rng.randrange(6)])
+        if above.in_recovery or not node.slow or self.rng.random() < 0.15:
+            node.wal.extend(above.wal[end : end + self.rng.randrange(6)])
 
     def _replay(self, node: Node) -> None:
+        if node.in_conflict and self.rng.random() < 0.02:
+            node.in_conflict = False
         if not node.holds_on and node.replayed < len(node.wal):
             node.replayed = min(len(node.wal), node.replayed + 1 + self.rng.randrange(8))
 
@@ -295,6 +331,8 @@ class Cluster:
 
     def _confirmed(self, primary: Node) -> int:
         """How many records of its WAL have the confirmations that it waits for."""
+        if primary.fenced:
+            return 0
         if self.rule is None or not primary.sync:
             return len(primary.wal)
         connected = [
@@ -315,24 +353,35 @@ class Cluster:
     # ---- what a controller can have done
 
     def promote(self, name: str, controller: str, lost: str | None) -> None:
-        """pg_promote: everything received is replayed, then a new timeline begins."""
+        """pg_promote without waiting: it goes on whatever becomes of who asked for it."""
         node = self.nodes[name]
-        if not node.in_recovery:
+        if node.in_recovery and node.promoting is None:
+            self.say(controller, f"asks for the promotion of {name}")
+            if self.on_ask is not None:
+                self.on_ask(controller, lost)
+            node.promoting = (controller, lost)
+
+    def _end_recovery(self, node: Node) -> None:
+        """Everything received is replayed, then a new timeline begins."""
+        assert node.promoting is not None
+        node.receiver = None
+        if self.rng.random() < 0.3:
             return
-        self.say(controller, f"promotes {name} at {len(node.wal)} records")
+        controller, lost = node.promoting
+        self.say(node.name, f"is promoted at {len(node.wal)} records")
         if self.on_promote is not None:
-            self.on_promote(node, controller, lost)
+            self.on_promote(node, controller)
         self.promotions.append(
             Promotion(
-                at_s=self.now_s, node=name, controller=controller, old_timeline=node.timeline, lost=lost
+                at_s=self.now_s, node=node.name, controller=controller, old_timeline=node.timeline, lost=lost
             )
         )
         node.replayed = len(node.wal)
         node.forks = {**node.forks, node.timeline: len(node.wal)}
         # The next number that the node does not know of: two nodes promoted apart choose the same.
         node.timeline += 1
-        node.in_recovery, node.receiver, node.upstream = False, None, None
-        node.paused = node.delayed = node.waiting = False
+        node.in_recovery, node.receiver, node.upstream, node.promoting = False, None, None, None
+        node.paused = node.delayed = node.waiting = node.short_timeout = node.in_conflict = False
         node.sync = self.sync
 
 

@@ -8,12 +8,18 @@ from typing import Any
 
 import pytest
 
-from replctl import controller
-from replctl.core import candidates, plan, situation, steps
+from replctl.controller import run
+from replctl.core import candidates, objections, plan, rivals, situation, steps
 from replctl.core.candidates import Candidate, Ranking
 from replctl.core.model import NodeFacts
 from replctl.core.situation import Position, Situation, is_cut
-from tests.sim import checkers, story, world
+from tests.sim import looks, story, world
+from tests.sim.misfortune import (
+    it_loses_the_node,
+    its_answer_is_lost_and_the_old_primary_returns,
+    node_crashes,
+)
+from tests.sim.story import Story
 from tests.sim.world import SimWorld
 
 Patch = pytest.MonkeyPatch
@@ -21,16 +27,30 @@ Patch = pytest.MonkeyPatch
 
 @dataclass(frozen=True)
 class Mutant:
-    """One fault, and which invariants it breaks."""
+    """One fault."""
 
     name: str
     plant: Callable[[Patch], None]
+    about: Callable[[Story], bool] = lambda story: True  # the kind of story that has a chance to catch it
+
+
+def forgotten_votes(story: Story) -> bool:
+    return story.is_amnesia
+
+
+def held_up_replay(story: Story) -> bool:
+    return any(n.holds_on for n in story.cluster.nodes.values())
+
+
+def lost_answers(story: Story) -> bool:
+    traps = {a.what for a in story.ambushes if a.kind == "Promote"}
+    return bool(traps & {its_answer_is_lost_and_the_old_primary_returns, it_loses_the_node, node_crashes})
 
 
 def _everywhere(patch: Patch, name: str, new: Any) -> None:
     """Replace a function in every module that has it by this name."""
-    for module in (candidates, controller, plan, situation, steps, story, world, checkers):
-        if hasattr(module, name) and module is not checkers:
+    for module in (candidates, objections, run, plan, rivals, situation, steps, looks, story, world):
+        if hasattr(module, name):
             patch.setattr(module, name, new)
 
 
@@ -50,10 +70,6 @@ def no_vote_check(patch: Patch) -> None:
     patch.setattr(Situation, "majority", property(lambda self: 0))
 
 
-def minority_is_enough(patch: Patch) -> None:
-    patch.setattr(Situation, "majority", property(lambda self: len(self.voters) // 2))
-
-
 def hidden_nodes_ignored(patch: Patch) -> None:
     def needed(self: Situation) -> int:
         seen = [m for m in self.members if self.facts(m) is not None]
@@ -69,13 +85,6 @@ def one_cut_too_few(patch: Patch) -> None:
 
 def silence_is_believed(patch: Patch) -> None:
     patch.setattr(plan, "_evidence", lambda now: None)
-
-
-def second_look_skipped(patch: Patch) -> None:
-    async def prove(self: SimWorld, now: Situation) -> None:
-        self.proven_s = self.cluster.now_s
-
-    patch.setattr(SimWorld, "prove", prove)
 
 
 def divergence_ignored(patch: Patch) -> None:
@@ -139,35 +148,17 @@ def restored_without_votes(patch: Patch) -> None:
 
 
 def restored_after_a_promotion_without_answer(patch: Patch) -> None:
-    class Result(controller.StepResult):
+    class Result(run.StepResult):
         """Never begun."""
 
         def __init__(self, **given: Any) -> None:
             super().__init__(**given | {"begun": False})
 
-    patch.setattr(controller, "StepResult", Result)
-
-
-def fresh_voter_is_trusted(patch: Patch) -> None:
-    patch.setattr(world, "fresh_voter_s", lambda: 0.0)
+    patch.setattr(run, "StepResult", Result)
 
 
 def promotion_without_time_limit(patch: Patch) -> None:
     patch.setattr(world, "PROMOTE_WITHIN_S", 1e9)
-
-
-def stale_primary_is_taken(patch: Patch) -> None:
-    _everywhere(patch, "is_stale", lambda facts, replicas: False)
-
-
-def votes_end_with_the_promotion(patch: Patch) -> None:
-    right = plan._after_promotion
-
-    def after(now: Situation, primary: NodeFacts) -> Any:
-        votes = dict.fromkeys(now.voters, situation.Vote.HELD)
-        return right(replace(now, votes=votes), primary)
-
-    patch.setattr(plan, "_after_promotion", after)
 
 
 def nobody_is_repointed(patch: Patch) -> None:
@@ -179,7 +170,30 @@ def past_the_fork_is_overlooked(patch: Patch) -> None:
 
 
 def answers_are_ignored(patch: Patch) -> None:
-    patch.setattr(plan, "_objection", lambda now: None)
+    patch.setattr(plan, "no_failover", lambda now: None)
+
+
+def cut_replicas_are_given_to_whoever_writes(patch: Patch) -> None:
+    patch.setattr(plan, "rival_of", lambda now, primary, replica: None)
+
+
+def another_is_promoted_where_the_first_is_silent(patch: Patch) -> None:
+    patch.setattr(run, "_asked_for_promotion", lambda outcome: False)
+
+
+def silence_is_enough_without_quorum(patch: Patch) -> None:
+    patch.setattr(plan, "_dead", lambda now, why: None)
+
+
+def held_up_replica_is_told_to_catch_up(patch: Patch) -> None:
+    patch.setattr(plan, "_is_stuck_behind", lambda now, candidate, best: False)
+
+
+def whoever_is_below_a_cut_replica_is_asked(patch: Patch) -> None:
+    def connected(now: Situation) -> list[NodeFacts]:
+        return [f for f in now.replicas if f.receiver is not None and candidates.is_orphan(now, f)]
+
+    patch.setattr(plan, "_connected", connected)
 
 
 def cut_replicas_below_a_cut_one_are_forgotten(patch: Patch) -> None:
@@ -190,32 +204,35 @@ def cut_replicas_below_a_cut_one_are_forgotten(patch: Patch) -> None:
     _everywhere(patch, "is_orphan", is_orphan)
 
 
-MUTANTS = tuple(
-    Mutant(plant.__name__, plant)
-    for plant in (
-        ascending_rank,
-        no_vote_check,
-        minority_is_enough,
-        hidden_nodes_ignored,
-        one_cut_too_few,
-        silence_is_believed,
-        second_look_skipped,
-        divergence_ignored,
-        delayed_is_promoted,
-        never_is_overlooked,
-        replayed_for_received,
-        hidden_wal_counts_as_proof,
-        setting_for_cut,
-        nothing_is_restored,
-        restored_without_votes,
-        restored_after_a_promotion_without_answer,
-        fresh_voter_is_trusted,
-        promotion_without_time_limit,
-        stale_primary_is_taken,
-        votes_end_with_the_promotion,
-        nobody_is_repointed,
-        past_the_fork_is_overlooked,
-        answers_are_ignored,
-        cut_replicas_below_a_cut_one_are_forgotten,
-    )
+MUTANTS = (
+    Mutant("ascending_rank", ascending_rank),
+    Mutant("no_vote_check", no_vote_check, forgotten_votes),
+    Mutant("hidden_nodes_ignored", hidden_nodes_ignored),
+    Mutant("one_cut_too_few", one_cut_too_few),
+    Mutant("silence_is_believed", silence_is_believed),
+    Mutant("divergence_ignored", divergence_ignored),
+    Mutant("delayed_is_promoted", delayed_is_promoted, held_up_replay),
+    Mutant("never_is_overlooked", never_is_overlooked),
+    Mutant("replayed_for_received", replayed_for_received, held_up_replay),
+    Mutant("hidden_wal_counts_as_proof", hidden_wal_counts_as_proof, held_up_replay),
+    Mutant("setting_for_cut", setting_for_cut, held_up_replay),
+    Mutant("nothing_is_restored", nothing_is_restored),
+    Mutant("restored_without_votes", restored_without_votes, forgotten_votes),
+    Mutant(
+        "restored_after_a_promotion_without_answer", restored_after_a_promotion_without_answer, lost_answers
+    ),
+    Mutant("promotion_without_time_limit", promotion_without_time_limit, forgotten_votes),
+    Mutant("nobody_is_repointed", nobody_is_repointed),
+    Mutant("past_the_fork_is_overlooked", past_the_fork_is_overlooked),
+    Mutant("answers_are_ignored", answers_are_ignored),
+    Mutant("cut_replicas_are_given_to_whoever_writes", cut_replicas_are_given_to_whoever_writes),
+    Mutant(
+        "another_is_promoted_where_the_first_is_silent",
+        another_is_promoted_where_the_first_is_silent,
+        lost_answers,
+    ),
+    Mutant("silence_is_enough_without_quorum", silence_is_enough_without_quorum),
+    Mutant("held_up_replica_is_told_to_catch_up", held_up_replica_is_told_to_catch_up, held_up_replay),
+    Mutant("whoever_is_below_a_cut_replica_is_asked", whoever_is_below_a_cut_replica_is_asked),
+    Mutant("cut_replicas_below_a_cut_one_are_forgotten", cut_replicas_below_a_cut_one_are_forgotten),
 )

@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from replctl.controller.run import carry_out
-from replctl.core.detector import Detector, Tick, Verdict, Word, advance
-from replctl.core.model import ClusterState, NodeFacts
 from replctl.core.outcome import Ending, Outcome, StepResult
 from replctl.core.plan import Plan
-from replctl.core.settings import ClusterSettings, FailoverSettings, ReplicationSettings, WitnessSpec
-from replctl.core.situation import Request, Situation, lost_primary
-from replctl.core.topology import upstream_of
+from replctl.core.settings import ClusterSettings, ReplicationSettings, WitnessSpec
+from replctl.core.situation import Request
+from replctl.core.steps import Step
 from tests.sim import clock
 from tests.sim.checkers import Checkers
 from tests.sim.cluster import Cluster, Node
-from tests.sim.world import Memory, SimWorld, remember
+from tests.sim.controller import TIMINGS, Controller, counted, said_of, said_of_step
+from tests.sim.misfortune import Ambush, befall, lay_ambushes, prepare, prepare_amnesia, spring
+from tests.sim.world import SimWorld
 from tests.unit.builders import spec
 
-TROUBLE_ENDS_S = 3.0
-END_S = 14.0
-TIMINGS = FailoverSettings(
-    interval_s=0.2,
-    probe_timeout_s=0.3,
-    burst_interval_s=0.05,
-    failures=3,
-    restart_grace_s=0.5,
-    stop_grace_s=0.5,
-)
+TROUBLE_ENDS_S = 4.5
+END_S = 16.0
 
 
 @dataclass(eq=False)
@@ -41,129 +34,59 @@ class Story:
     cluster: Cluster
     settings: ClusterSettings
     checkers: Checkers
-    fence_commands: frozenset[str] = frozenset()
+    fence_commands: frozenset[str]
+    ambushes: list[Ambush]
+    is_amnesia: bool = False  # a story about forgotten votes
     outcomes: list[Outcome] = field(default_factory=list)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
 
     @property
     def violations(self) -> list[str]:
+        """What must never be, and was."""
         return self.cluster.violations
 
+    # ---- controllers come, act and go
 
-# ---- the controller of the simulation
+    def start_controller(self, name: str) -> None:
+        """A process of this name, which remembers nothing."""
+        self.tasks[name] = asyncio.create_task(Controller(self, name).run())
 
+    def kill_controller(self, name: str) -> None:
+        """At once, wherever it is; another takes its place a little later."""
+        if self.tasks[name].cancelled() or self.tasks[name].cancelling():
+            return
+        self.tasks[name].cancel()
+        self.cluster.say(name, "dies")
+        self.cluster.counts["controller died in a run" if name in self.running else "controller died"] += 1
+        asyncio.get_running_loop().call_later(self.rng.uniform(0.1, 2.0), self.start_controller, name)
 
-@dataclass(eq=False)
-class Controller:
-    """`failover --auto` as far as the core is concerned: detect, run, and finish what was left."""
+    def begin_run(self, name: str, world: SimWorld) -> None:
+        """A controller runs a failover."""
+        self.checkers.worlds[name] = world
+        self.cluster.say(name, f"runs a failover of {world.request.lost}")
+        if self.running - {name}:
+            self.cluster.counts["two runs at once"] += 1
+        self.running.add(name)
 
-    story: Story
-    name: str
-    detector: Detector = field(default_factory=Detector)
-    primary: str | None = None
-    memory: Memory = field(default_factory=Memory)
-    uneasy: int = 0
-    turns: int = 0
+    def end_run(self, name: str, world: SimWorld, outcome: Outcome) -> None:
+        """It says how it ended, and is judged by that."""
+        self.cluster.say(name, f"{outcome.ending}: {said_of(outcome)}")
+        self.cluster.counts.update(counted(outcome))
+        self.outcomes.append(outcome)
+        self.checkers.outcome(world, outcome)
 
-    async def run(self) -> None:
-        rng = self.story.rng
-        await asyncio.sleep(rng.uniform(0.0, 0.2))
-        while True:
-            watch = self._world(self.primary)
-            self.turns += 1
-            if self.turns % 4 and not self.detector.failures and await self._all_is_well(watch):
-                await asyncio.sleep(TIMINGS.interval_s * rng.uniform(0.7, 1.3))
-                continue
-            situation = await watch.observe()
-            self._learn(situation.state)
-            verdict = self._judge(situation)
-            if verdict in (Verdict.DEAD, Verdict.SILENT):
-                await self._carry_out(self.primary)
-            elif verdict is Verdict.ALIVE:
-                lost = lost_primary(situation.state, self.story.settings)
-                self.uneasy = self.uneasy + 1 if lost != self.primary else 0
-                if self.uneasy >= 3:  # not what another run is in the middle of
-                    await self._carry_out(lost)
-            busy = self.detector.failures > 0
-            await asyncio.sleep(
-                TIMINGS.burst_interval_s if busy else TIMINGS.interval_s * rng.uniform(0.7, 1.3)
-            )
+    def teller(self, name: str) -> Callable[[StepResult], None]:
+        """What a run tells its steps to."""
 
-    async def _all_is_well(self, watch: SimWorld) -> bool:
-        """Between looks, a probe of the primary is all."""
-        return self.uneasy == 0 and await watch.probe(self.primary) is Word.ANSWERED
+        def tell_step(result: StepResult) -> None:
+            self.cluster.say(name, said_of_step(result))
 
-    def _world(self, lost: str | None) -> SimWorld:
-        story = self.story
-        return SimWorld(
-            cluster=story.cluster,
-            settings=story.settings,
-            controller=self.name,
-            request=Request(lost=lost, automatic=True),
-            memory=self.memory,
-            fence_commands=story.fence_commands,
-            on_touch=story.checkers.touch,
-        )
+        return tell_step
 
-    def _learn(self, state: ClusterState) -> None:
-        """Who is the primary: the one on the newest timeline that answers; else whom the replicas follow."""
-        remember(self.memory, state)
-        replicas = [f for f in state.facts if f.in_recovery]
-        newest = max((f.timeline or 0 for f in replicas), default=0)
-        writable = [f for f in state.facts if not f.in_recovery and (f.timeline or 0) >= newest]
-        found = max(writable, key=lambda f: f.timeline or 0, default=None)
-        name = found.node if found is not None else (self.primary or lost_primary(state, self.story.settings))
-        if name != self.primary:
-            self.primary, self.detector, self.memory = name, Detector(), Memory()
-            remember(self.memory, state)
-
-    def _judge(self, situation: Situation) -> Verdict:
-        if self.primary is None or situation.request.lost != self.primary:
-            return Verdict.SUSPECT
-        state = situation.state
-        followers = [
-            f
-            for f in state.facts
-            if f.receiver is not None and upstream_of(f, state, self.story.settings) == self.primary
-        ]
-        tick = Tick(
-            at_s=self.story.cluster.now_s,
-            word=situation.word,
-            streaming=(),  # an idle primary's receivers say nothing for long: the forced proof decides
-            connected=tuple(f.node for f in followers),
-            voters_reached=len(state.facts) + sum(isinstance(w, NodeFacts) for w in state.witnesses),
-            majority=situation.majority,
-        )
-        self.detector, finding = advance(self.detector, tick, TIMINGS)
-        return finding.verdict
-
-    async def _carry_out(self, lost: str | None) -> None:
-        story = self.story
-        world = self._world(lost)
-        story.checkers.worlds[self.name] = world
-        story.cluster.say(self.name, f"runs a failover of {lost}")
-        story.running.add(self.name)
-
-        def tell(result: StepResult) -> None:
-            story.cluster.say(self.name, f"{result.error or 'done'}: {result.step}")
-
-        async def go_on(plan: Plan) -> bool:
-            return True
-
-        try:
-            outcome = await carry_out(world, tell, go_on)
-        finally:
-            world.close()
-            story.running.discard(self.name)
-        story.cluster.say(self.name, f"{outcome.ending}: {outcome.problem or ''} {outcome.left_cut or ''}")
-        if outcome.ending is Ending.REFUSED and not outcome.results:
-            story.cluster.say(self.name, str(outcome.plan.reasons))  # type: ignore[union-attr]
-        story.outcomes.append(outcome)
-        story.checkers.outcome(world, outcome)
-        self.uneasy = 0
-        self.detector = Detector()
-        await asyncio.sleep(story.rng.uniform(0.2, 1.2))
+    def at_moment(self, world: SimWorld, when: str, step: Step) -> None:
+        """A run has come to a step."""
+        spring(self, world.controller, when, step)
 
 
 # ---- making one up
@@ -178,31 +101,11 @@ def build(seed: int) -> Story:
     confirmations = min(len(replicas), rng.choice((1, 1, 2, 2, 3)))
     method = rng.choice(("ANY", "ANY", "FIRST"))
     sync = f"{method} {confirmations} ({', '.join(names)})" if rng.random() < 0.85 else ""
-    nodes = [Node("pg1", in_recovery=False, sync=sync)]
-    specs = [spec("pg1")]
-    for name in replicas:
-        upstream = "pg1"
-        if rng.random() < 0.12 and len(nodes) > 1:
-            upstream = rng.choice(nodes[1:]).name
-        odd = rng.random()
-        nodes.append(
-            Node(
-                name,
-                upstream=upstream,
-                receiver=upstream,
-                delayed=odd < 0.06,
-                paused=0.06 <= odd < 0.11,
-                deaf=0.11 <= odd < 0.13,
-                timeout_cut=rng.random() < 0.7,
-            )
-        )
-        promote = rng.choices(("neutral", "prefer", "avoid", "never"), (74, 14, 7, 5))[0]
-        specs.append(spec(name, promote=promote))
+    nodes = [Node("pg1", in_recovery=False, sync=sync), *_replicas(rng, replicas)]
     witnesses = tuple(
         WitnessSpec(name=n, host=f"10.0.1.{i}")
         for i, n in enumerate(("w1", "w2")[: (1 if count == 2 else rng.choice((0, 0, 1, 2)))])
     )
-    nodes += [Node(w.name, in_recovery=False, is_witness=True) for w in witnesses]
     failover = replace(
         TIMINGS,
         synchronous=sync,
@@ -211,33 +114,87 @@ def build(seed: int) -> Story:
     )
     settings = ClusterSettings(
         name="orders",
-        nodes=tuple(specs),
+        nodes=(spec("pg1"), *(spec(name, promote=_wish(rng)) for name in replicas)),
         witnesses=witnesses,
         slot=rng.choice((None, "{name}")),
         replication=ReplicationSettings(user="replicator"),
         failover=failover,
     )
-    cluster = Cluster(rng, nodes, sync)
+    if rng.random() < 0.12:
+        _had_a_failover(rng, nodes)
+    cluster = Cluster(
+        rng, [*nodes, *(Node(w.name, in_recovery=False, is_witness=True) for w in witnesses)], sync
+    )
     fences = frozenset(names if rng.random() < 0.15 else ())
-    return Story(seed, rng, cluster, settings, Checkers(cluster, quorum=bool(sync)), fences)
+    story = Story(seed, rng, cluster, settings, Checkers(cluster, settings), fences, lay_ambushes(rng))
+    story.is_amnesia = count > 3 and rng.random() < 0.35
+    return story
+
+
+def _wish(rng: random.Random) -> str:
+    return rng.choices(("neutral", "prefer", "avoid", "never"), (74, 14, 7, 5))[0]
+
+
+def _replicas(rng: random.Random, names: list[str]) -> list[Node]:
+    """Most follow the primary and are well; some stream from another, some are held up."""
+    nodes: list[Node] = []
+    for name in names:
+        upstream = rng.choice(nodes).name if nodes and rng.random() < 0.12 else "pg1"
+        odd = rng.random()
+        nodes.append(
+            Node(
+                name,
+                upstream=upstream,
+                receiver=upstream,
+                delayed=odd < 0.08,
+                paused=0.08 <= odd < 0.15,
+                in_conflict=0.15 <= odd < 0.18,
+                deaf=0.18 <= odd < 0.20,
+                timeout_cut=rng.random() < 0.7,
+                slow=rng.random() < 0.25,
+            )
+        )
+    return nodes
+
+
+def _had_a_failover(rng: random.Random, nodes: list[Node]) -> None:
+    """An earlier failover: all are on timeline 2, but for one that has replayed past its beginning."""
+    for node in nodes:
+        node.wal, node.timeline, node.forks, node.replayed = [-3, -2, -1], 2, {1: 3}, 3
+        node.checkpoint_timeline = 2
+    if len(nodes) < 3:
+        return
+    odd = rng.choice(nodes[1:])
+    if any(n.upstream == odd.name for n in nodes):
+        return
+    past = rng.random() < 0.5
+    odd.wal = ([-3, -2, -1] if past else [-3, -2]) + [-10 - i for i in range(rng.randrange(2, 60))]
+    odd.replayed = len(odd.wal)
+    odd.timeline, odd.forks = (1, {}) if past else (2, {1: 2})  # ahead on the old one, or promoted apart
+    odd.receiver, odd.received_known = None, rng.random() < 0.5
+    odd.delayed = odd.paused = odd.in_conflict = False
 
 
 async def play(story: Story) -> None:
     """Let it happen, then heal everything, and see what has become of it."""
     cluster, rng = story.cluster, story.rng
-    for name in ["c1", "c2", "c3"][: rng.choice((1, 1, 2, 2, 3))]:
-        start_controller(story, name)
+    for name in ["c1", "c2", "c3"][: rng.choice((2, 3) if story.is_amnesia else (1, 1, 2, 2, 3))]:
+        story.start_controller(name)
     life = asyncio.create_task(cluster.live(END_S))
-    await asyncio.sleep(rng.uniform(0.4, 0.9))
-    _misfortune(story, main=True)
+    await asyncio.sleep(rng.uniform(0.2, 0.7))
+    prepare_amnesia(story) if story.is_amnesia else prepare(story)
+    await asyncio.sleep(rng.uniform(0.1, 0.3))
+    befall(story, main=True)
+    onlooker = asyncio.create_task(look_on(story))
     for _ in range(rng.choice((0, 1, 1, 2, 3, 4))):
-        await asyncio.sleep(rng.choice((rng.uniform(0.0, 0.1), rng.uniform(0.1, 0.6))))
-        _misfortune(story, main=False)
+        await asyncio.sleep(rng.choice((rng.uniform(0.0, 0.1), rng.uniform(0.1, 0.9))))
+        befall(story, main=False)
     await asyncio.sleep(max(0.0, TROUBLE_ENDS_S - cluster.now_s))
     _heal(story)
+    await onlooker
     await asyncio.sleep(0.5)
     while not life.done() and (  # noqa: ASYNC110  the clock is the simulation's
-        story.checkers.unsettled() or story.running or _awaited(story)
+        story.running or _awaited(story) or story.checkers.is_restless()
     ):
         await asyncio.sleep(0.2)
     for task in story.tasks.values():
@@ -246,88 +203,36 @@ async def play(story: Story) -> None:
     story.checkers.end()
 
 
+async def look_on(story: Story) -> None:
+    """Somebody plans without acting, and somebody is asked and says no: nothing may come of either."""
+    await asyncio.sleep(story.rng.uniform(0.0, 2.0))
+
+    async def refuse(plan: Plan) -> bool:
+        return False
+
+    lost = story.checkers.newest().name
+    world = SimWorld(
+        cluster=story.cluster, settings=story.settings, controller="dry", request=Request(lost=lost)
+    )
+    outcome = await carry_out(world, story.teller("dry"), refuse)
+    story.cluster.counts[f"dry run {'planned' if outcome.ending is Ending.NOTHING else outcome.ending}"] += 1
+    story.checkers.nothing_was_changed(world, outcome)
+    world.close()
+
+
 def _awaited(story: Story) -> bool:
     """Whether a failover may still come: there is no primary, and the controllers have had little time."""
     return not story.checkers.newest().works and story.cluster.now_s < TROUBLE_ENDS_S + 4.0
-
-
-def start_controller(story: Story, name: str) -> None:
-    story.tasks[name] = asyncio.create_task(Controller(story, name).run())
-
-
-def _misfortune(story: Story, *, main: bool) -> None:
-    """Something happens: to the primary first, then to anybody."""
-    cluster, rng = story.cluster, story.rng
-    loop = asyncio.get_running_loop()
-    primary = max(
-        (n for n in cluster.nodes.values() if not n.in_recovery and not n.is_witness),
-        key=lambda n: n.timeline,
-    ).name
-    anybody = primary if main else rng.choice(list(cluster.nodes))
-    controllers = list(story.tasks)
-    what = rng.choice(MISFORTUNES[:6] if main else MISFORTUNES)
-    if what == "crash":
-        cluster.crash(anybody)
-    elif what == "vanish":
-        cluster.crash(anybody, reset_heard=False)
-    elif what == "freeze":
-        cluster.freeze(anybody)
-        loop.call_later(rng.uniform(0.3, 6.0), cluster.thaw, anybody)
-    elif what == "restart":
-        cluster.crash(anybody)
-        loop.call_later(rng.uniform(0.05, 2.0), cluster.start, anybody)
-    elif what == "cut off from controllers":
-        for controller in controllers:
-            if rng.random() < 0.8:
-                if rng.random() < 0.3:
-                    cluster.rejected.add((controller, anybody))
-                    cluster.say("net", f"{controller} → {anybody} is rejected by a firewall")
-                else:
-                    cluster.block(controller, anybody, one_way=rng.random() < 0.3)
-    elif what == "split":
-        everybody = [*cluster.nodes, *controllers]
-        ours = {anybody, *(n for n in everybody if rng.random() < 0.35)}
-        for one in ours:
-            for other in set(everybody) - ours:
-                cluster.block(one, other)
-    elif what == "heal":
-        cluster.heal()
-    elif what == "pause":
-        cluster.nodes[anybody].paused = cluster.nodes[anybody].in_recovery
-        cluster.say(anybody, "replay is paused")
-    elif what == "return":
-        for name in list(cluster.nodes):
-            cluster.start(name)
-    elif what == "controller dies" and controllers:
-        name = rng.choice(controllers)
-        story.tasks[name].cancel()
-        cluster.say(name, "dies")
-        loop.call_later(rng.uniform(0.1, 2.0), start_controller, story, name)
-
-
-MISFORTUNES = (
-    "crash",
-    "vanish",
-    "freeze",
-    "restart",
-    "cut off from controllers",
-    "split",
-    "heal",
-    "pause",
-    "return",
-    "controller dies",
-    "controller dies",
-    "restart",
-)
 
 
 def _heal(story: Story) -> None:
     """The network is whole, every replica runs, and an operator resumed what was paused."""
     cluster = story.cluster
     cluster.heal()
+    story.ambushes.clear()
     for node in cluster.nodes.values():
         cluster.thaw(node.name)
-        node.paused = False
+        node.paused = node.in_conflict = False
         if node.in_recovery or node.is_witness:
             cluster.start(node.name)
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any, TypeVar
 
 from replctl.core.detector import Word
-from replctl.core.model import Cause, ClusterState, Lsn, NodeFacts, Observation, Receiver, Slot, Unreachable
+from replctl.core.model import Cause, ClusterState, Observation, Unreachable
 from replctl.core.settings import ClusterSettings
 from replctl.core.situation import (
     FRESH_VOTER_S,
     PROMOTE_WITHIN_S,
-    KnownLsn,
     Position,
     Request,
     Situation,
@@ -30,21 +28,21 @@ from replctl.core.steps import (
     Promote,
     ProveSilence,
     Repoint,
+    SetSynchronous,
     Step,
     TakeVotes,
 )
 from replctl.errors import ReplctlError
 from tests.sim.cluster import Cluster, Node, Session, lsn
-from tests.unit.builders import SYSTEM_IDENTIFIER
-from tests.unit.builders import address as address_of
+from tests.sim.looks import Memory, complete, facts_of, forks_of, known, remember, shown
 
 T = TypeVar("T")
-address = cache(address_of)
-ANSWER_LIMIT_S = 0.3
+ANSWER_LIMIT_S = 0.15
 CUT_LIMIT_S = 0.4
 FOLLOW_LIMIT_S = 0.6
+PROMOTE_LIMIT_S = 1.5
 PROOF_S = 0.3
-SCALE = 0.25  # a simulated second costs real time: promotions and fresh voters are given less of it
+SCALE = 0.5  # a simulated second costs real time: promotions and fresh voters are given less of it
 LOCK_KEPT_S = 0.5  # how long a server keeps the lock of a client that it hears nothing from
 
 
@@ -60,14 +58,6 @@ class NotDoneError(ReplctlError):
     """A step did not lead to what proves it."""
 
 
-@dataclass
-class Memory:
-    """What a controller remembers between its looks; losing it must only make it stricter."""
-
-    last_lsn: Lsn | None = None
-    replicas: dict[str, Lsn] = field(default_factory=dict)
-
-
 @dataclass(eq=False)
 class SimWorld:
     """The World of `carry_out` for one run of one controller."""
@@ -81,19 +71,23 @@ class SimWorld:
     sessions: dict[str, Session] = field(default_factory=dict)
     votes: dict[str, Vote] = field(default_factory=dict)
     silence_proven: bool = False
+    restoring: bool = False  # what is done now puts back what was
     found: dict[str, str | None] = field(default_factory=dict)
     proven_s: float = -1000.0
     touched: set[str] = field(default_factory=set)  # nodes that this run wrote anything to
     seen: Situation | None = None
     on_touch: Callable[[SimWorld, str, str], None] | None = None
+    on_fence: Callable[[Node], None] | None = None
+    on_moment: Callable[[SimWorld, str, Step], None] | None = None  # something may befall us just then
 
     # ---- calls over the network
 
     async def call(self, name: str, do: Callable[[Node], T], *, vote: bool = True) -> T:
         """Run something on a node: later, perhaps without an answer, or not at all. Raises NoAnswerError."""
         rng, cluster, node = self.cluster.rng, self.cluster, self.cluster.nodes[name]
-        slow = rng.random() < 0.03
+        slow = rng.random() < cluster.slow_share
         await asyncio.sleep(rng.uniform(0.001, 0.25 if slow else 0.006))
+        await self._stall()
         if (self.controller, name) in cluster.rejected:
             self.hang_up(name)
             raise NoAnswerError(name, Cause.REFUSED)
@@ -101,6 +95,9 @@ class SimWorld:
             came_through = (self.controller, name) not in cluster.blocked and node.works
             if came_through and rng.random() < 0.5:
                 do(node)  # it arrives, and the answer does not
+            elif vote and name in self.sessions and rng.random() < 0.3:
+                delay_s = rng.uniform(0.1, 1.5)  # it is on its way, and arrives when nobody waits any more
+                asyncio.get_running_loop().call_later(delay_s, self._arrive_late, node, node.boot, do)
             await asyncio.sleep(ANSWER_LIMIT_S)
             self.hang_up(name)
             raise NoAnswerError(name, Cause.TIMEOUT)
@@ -112,10 +109,22 @@ class SimWorld:
             self.sessions[name] = Session(self.controller, name, node.boot)
         answer, boot = do(node), node.boot
         await asyncio.sleep(rng.uniform(0.001, 0.15 if slow else 0.004))
+        await self._stall()
         if not node.works or node.boot != boot or not cluster.linked(self.controller, name):
             self.hang_up(name)
             raise NoAnswerError(name, Cause.TIMEOUT)
         return answer
+
+    async def _stall(self) -> None:
+        """Whoever was stopped goes on as if no time had passed."""
+        left_s = self.cluster.stalled_until_s.get(self.controller, 0.0) - self.cluster.now_s
+        if left_s > 0:
+            await asyncio.sleep(left_s)
+
+    def _arrive_late(self, node: Node, boot: int, do: Callable[[Node], Any]) -> None:
+        if node.works and node.boot == boot and (self.controller, node.name) not in self.cluster.blocked:
+            self.cluster.counts["message arrived late"] += 1
+            do(node)
 
     def hang_up(self, name: str) -> None:
         """Close our end. The server notices in its own time, and keeps the lock until then."""
@@ -144,9 +153,10 @@ class SimWorld:
         """One look at everything, each node at its own moment, and a probe of the lost primary."""
         names = [n.name for n in self.settings.nodes]
         witnesses = [w.name for w in self.settings.witnesses]
+        probing = asyncio.create_task(self.probe(self.request.lost))
         looks = await asyncio.gather(*(self._look(n) for n in (*names, *witnesses)))
         state = ClusterState(nodes=tuple(looks[: len(names)]), witnesses=tuple(looks[len(names) :]))
-        word = await self.probe(self.request.lost)
+        word = await probing
         remember(self.memory, state)
         cut = [f.node for f in state.facts if f.in_recovery and is_cut(f)]
         answers = await asyncio.gather(*(self._try(self._identify(n)) for n in cut))
@@ -157,9 +167,10 @@ class SimWorld:
             request=self.request,
             word=word,
             votes=dict(self.votes),
-            positions={n: _complete(state, n, p) for n, p in positions.items()},
-            histories={f.node: _forks(self.cluster.nodes[f.node]) for f in state.facts if f.in_recovery},
+            positions={n: complete(state, n, p) for n, p in positions.items()},
+            histories={f.node: forks_of(self.cluster.nodes[f.node]) for f in state.facts if f.in_recovery},
             silence_proven=self.silence_proven,
+            lost_timeline=self.memory.timeline,
             known_lsn=known(self.memory),
             last_known_lsns={
                 n: at for n, at in self.memory.replicas.items() if all(f.node != n for f in state.facts)
@@ -167,7 +178,7 @@ class SimWorld:
             fence_commands=self.fence_commands,
         )
         if situation.promoted is not None:
-            situation = replace(situation, forks=_forks(self.cluster.nodes[situation.promoted.node]))
+            situation = replace(situation, forks=forks_of(self.cluster.nodes[situation.promoted.node]))
         self.seen = situation
         return situation
 
@@ -219,11 +230,21 @@ class SimWorld:
         self.votes[name] = Vote.HELD if ours else Vote.UNREACHABLE
 
     async def apply(self, step: Step, situation: Situation) -> None:
-        """Do one step."""
+        """Do one step, with what befalls the run just before and just after."""
+        self._now("before", step)
         await asyncio.sleep(self.cluster.rng.uniform(0.0, 0.003))
+        await self._stall()
+        await self._apply(step, situation)
+        self._now("after", step)
+
+    def _now(self, when: str, step: Step) -> None:
+        if self.on_moment is not None:
+            self.on_moment(self, when, step)
+
+    async def _apply(self, step: Step, situation: Situation) -> None:
         match step:
             case TakeVotes():
-                await asyncio.gather(*(self._take(v) for v in situation.voters))
+                await self._take_all(situation)
             case ProveSilence():
                 await self._prove_silence(step.node)
             case FenceCommand():
@@ -233,6 +254,8 @@ class SimWorld:
                 await self._cut(step.node, step.means)
             case FastForward():
                 await self._fast_forward(step)
+            case SetSynchronous():
+                await self._write(step.node, lambda n: setattr(n, "sync", step.names))
             case Promote():
                 await self._promote(step.node)
             case CreateSlot():
@@ -246,16 +269,29 @@ class SimWorld:
         self.touched.add(name)
         await self.call(name, do)
 
+    async def _take_all(self, situation: Situation) -> None:
+        """Voters that have just started are waited for where there is no majority without them."""
+        until_s = self.cluster.now_s + fresh_voter_s()
+        while True:
+            await asyncio.gather(*(self._take(v) for v in situation.voters))
+            held = [v for v in situation.voters if self.votes.get(v) is Vote.HELD]
+            fresh = [v for v in situation.voters if self.votes.get(v) is Vote.FREE]
+            if len(held) >= situation.majority or not fresh or self.cluster.now_s > until_s:
+                return
+            await asyncio.sleep(0.05)
+
     async def _take(self, name: str) -> None:
         if self.votes.get(name) is Vote.HELD:
             return
 
         def lock(node: Node) -> Vote:
-            session = self.sessions[name]
+            session = self.sessions.get(name)
+            if session is None:
+                return Vote.UNREACHABLE  # we have hung up in the meantime
+            if self.cluster.now_s - node.started_s < fresh_voter_s():
+                return Vote.FREE  # it may have forgotten a vote that still counts
             if node.vote is not None and node.vote is not session:
                 return Vote.TAKEN
-            if self.cluster.now_s - node.started_s < fresh_voter_s():
-                return Vote.UNREACHABLE  # it may have forgotten a vote that still counts
             node.vote = session
             return Vote.HELD
 
@@ -264,6 +300,20 @@ class SimWorld:
         except NoAnswerError:
             self.votes[name] = Vote.UNREACHABLE
 
+    async def fence(self, name: str) -> None:
+        """What is done to a stale primary: its commits wait for nobody that exists."""
+
+        def fence(node: Node) -> bool:
+            if not node.in_recovery and not node.fenced and not node.deaf:
+                self.cluster.counts["stale primary fenced"] += 1
+                self.cluster.say(self.controller, f"fences {name}")
+            node.fenced = not node.in_recovery and not node.deaf
+            if self.on_fence is not None:
+                self.on_fence(node)
+            return node.fenced
+
+        await self.call(name, fence, vote=False)
+
     async def _set_upstream(self, name: str, upstream: str | None) -> None:
         """ALTER SYSTEM, reload, read back."""
 
@@ -271,7 +321,7 @@ class SimWorld:
             if not node.in_recovery or node.deaf:
                 return False
             node.upstream = upstream
-            self.cluster.let_go(node)
+            node.short_timeout = False
             self.cluster.say(self.controller, f"{name}: upstream = {upstream or 'none'}")
             return True
 
@@ -288,11 +338,12 @@ class SimWorld:
 
         def let_go(node: Node) -> None:
             if means == "replay":
-                node.paused = node.delayed = False
-            if (means == "timeout" and node.timeout_cut) or not node.holds_on:
-                node.receiver = None
+                node.paused = node.delayed = node.in_conflict = False
+            node.short_timeout = means == "timeout" and node.timeout_cut
 
-        await self.call(name, let_go)
+        if means != "plain":
+            self.cluster.counts[f"cut by {means}"] += 1
+            await self.call(name, let_go)
         await self._until_cut(name)
 
     async def _until_cut(self, name: str) -> None:
@@ -304,7 +355,7 @@ class SimWorld:
             except NoAnswerError as error:
                 raise NotDoneError(f"{name} is not shown to be cut") from error
             good = good + 1 if cut else 0
-            if self.cluster.now_s > until_s:
+            if not good and self.cluster.now_s > until_s:
                 raise NotDoneError(f"{name} did not let go of its upstream")
             await asyncio.sleep(0.02)
 
@@ -321,6 +372,7 @@ class SimWorld:
         until_s = self.cluster.now_s + PROOF_S
         while self.cluster.now_s < until_s:
             if await self.call(name, lambda n: n.receiver is not None and n.receiver == upstream):
+                self.cluster.counts["shown to live by a reconnection"] += 1
                 raise NotDoneError("the primary lives", why=f"{name} reconnected to it at once")
             await asyncio.sleep(0.02)
         self.silence_proven = True
@@ -335,7 +387,7 @@ class SimWorld:
         await self._cut(step.node, "plain")
 
     async def _promote(self, name: str) -> None:
-        """The server itself compares its clock with the time that the proof is good for."""
+        """The server itself compares its clock with the time that the proof is good for; then it goes on."""
         deadline_s = self.proven_s + SCALE * PROMOTE_WITHIN_S
 
         def promote(node: Node) -> bool:
@@ -348,7 +400,13 @@ class SimWorld:
 
         self.touched.add(name)
         if not await self.call(name, promote):
+            self.cluster.counts["promoted too late"] += 1
             raise NotDoneError("the votes were shown too long ago")
+        until_s = self.cluster.now_s + PROMOTE_LIMIT_S
+        while await self.call(name, lambda n: n.in_recovery):
+            if self.cluster.now_s > until_s:
+                raise NotDoneError(f"{name} is still in recovery")
+            await asyncio.sleep(0.02)
 
     async def _repoint(self, step: Repoint) -> None:
         await self._set_upstream(step.node, step.upstream)
@@ -370,6 +428,7 @@ class SimWorld:
         await asyncio.gather(*(self._still_ours(v) for v in self.votes))
         if len([v for v in situation.voters if self.votes.get(v) is Vote.HELD]) < situation.majority:
             return nodes
+        self.restoring = True
 
         async def one(name: str) -> str | None:
             before = self.found.get(name) or self.request.lost
@@ -387,114 +446,3 @@ class SimWorld:
 def fresh_voter_s() -> float:
     """How long a server must have run before its vote counts."""
     return SCALE * FRESH_VOTER_S
-
-
-def shown(node: Node) -> int:
-    """How many records any function of the node tells of: after a restart only what it has replayed."""
-    return len(node.wal) if node.received_known or not node.in_recovery else node.replayed
-
-
-def _complete(state: ClusterState, name: str, position: Position) -> Position:
-    facts = next(f for f in state.facts if f.node == name)
-    if facts.receive_lsn_known is False and facts.startup_wait_event in (
-        "RecoveryApplyDelay",
-        "RecoveryPause",
-    ):
-        return replace(position, incomplete="it was restarted and has not replayed its own WAL yet")
-    return position
-
-
-def _forks(node: Node) -> dict[int, Lsn]:
-    return {timeline: lsn(end) for timeline, end in node.forks.items()}
-
-
-def remember(memory: Memory, state: ClusterState) -> None:
-    """Keep the greatest positions that were ever seen."""
-    for facts in state.facts:
-        at = facts.write_lsn if not facts.in_recovery else None
-        if facts.receiver is not None and facts.receiver.latest_end_lsn is not None:
-            at = max(at or Lsn(0), facts.receiver.latest_end_lsn)
-        if at is not None:
-            memory.last_lsn = max(memory.last_lsn or Lsn(0), at)
-        if facts.in_recovery and facts.received_lsn is not None:
-            memory.replicas[facts.node] = max(memory.replicas.get(facts.node, Lsn(0)), facts.received_lsn)
-
-
-def known(memory: Memory) -> KnownLsn | None:
-    """The greatest position of the primary."""
-    if memory.last_lsn is None:
-        return None
-    return KnownLsn(lsn=memory.last_lsn, age_s=0.0, source="the last look")
-
-
-def facts_of(cluster: Cluster, node: Node) -> NodeFacts:
-    """What the observer's query gives."""
-    receiver = None
-    if node.receiver is not None:
-        spec = node.receiver
-        receiver = Receiver(
-            pid=1,
-            status="waiting" if node.waiting else "streaming",
-            sender_host=address(spec),
-            sender_port=5432,
-            slot_name=None,
-            received_timeline=node.timeline,
-            written_lsn=lsn(len(node.wal)),
-            flushed_lsn=lsn(len(node.wal)),
-            latest_end_lsn=lsn(len(node.wal)),
-            latest_end_age_s=0.0,
-            last_message_age_s=0.0,
-        )
-    return NodeFacts(
-        node=node.name,
-        server_version_num=160000,
-        capabilities=frozenset({"wal_receiver_timeout_cut"} if node.timeout_cut else ()),
-        system_identifier=SYSTEM_IDENTIFIER,
-        in_recovery=node.in_recovery,
-        timeline=node.timeline,
-        write_lsn=None if node.in_recovery else lsn(len(node.wal)),
-        flush_lsn=None if node.in_recovery else lsn(len(node.wal)),
-        received_lsn=lsn(shown(node)) if node.in_recovery else None,
-        replayed_lsn=lsn(node.replayed) if node.in_recovery else None,
-        receive_lsn_known=node.received_known if node.in_recovery else None,
-        upstream_host=None if node.upstream is None else address(node.upstream),
-        upstream_port=None if node.upstream is None else 5432,
-        upstream_known=True,
-        conninfo={} if node.upstream is None else {"host": address(node.upstream), "port": "5432"},
-        own_application_name=node.name,
-        primary_slot_name=None,
-        receiver=receiver,
-        receiver_processes=0 if receiver is None else 1,
-        slots=tuple(_slot(name) for name in sorted(node.slots)),
-        replay_pause=("paused" if node.paused else "not paused") if node.in_recovery else None,
-        apply_delay_s=600.0 if node.delayed else 0.0,
-        startup_wait_event=_wait_event(node),
-        synchronous_standby_names=node.sync,
-        checkpoint_timeline=node.checkpoint_timeline,
-    )
-
-
-def _wait_event(node: Node) -> str | None:
-    if not node.in_recovery:
-        return None
-    if node.paused:
-        return "RecoveryPause"
-    if node.delayed and node.replayed < len(node.wal):
-        return "RecoveryApplyDelay"
-    if node.replayed < len(node.wal):
-        return None
-    return "RecoveryWalStream" if node.receiver is not None else "RecoveryRetrieveRetryInterval"
-
-
-def _slot(name: str) -> Slot:
-    return Slot(
-        name=name,
-        kind="physical",
-        active=False,
-        active_pid=None,
-        temporary=False,
-        restart_lsn=None,
-        retained_bytes=0,
-        wal_status="reserved",
-        safe_wal_bytes=None,
-    )

@@ -80,7 +80,7 @@ USAGE = [
     (["check", "--timeout", "0"], "--timeout 0: expected more than 0; for example --timeout 10s"),
     (["check", "--for", "0"], "--for: Input should be greater than or equal to 1"),
     (["check", "--fail-on", "ok"], "--fail-on: 'ok' is not one of warning, critical."),
-    (["check", "-o", "xml"], "--output: 'xml' is not one of nagios, table, json, yaml, csv,..."),
+    (["check", "-o", "xml"], "--output: 'xml' is not one of nagios, table, wide, json, yaml,..."),
     (["check", "--remind", "1h"], "--remind needs --notify-changes"),
     (["check", "--warn", "5"], "--warn and --crit need one check that has thresholds"),
     (["check", "primary", "--warn", "5"], "--warn and --crit need one check that has thresholds"),

@@ -109,10 +109,18 @@ def test_output_that_cannot_be_written_is_told_in_one_line():
     ]
 
 
-def test_a_closed_stdout_is_borne():
-    done = run(["sh", "-c", '"$0" -m replctl --version >&-', sys.executable])
+@pytest.mark.parametrize(("arguments", "code"), [("--version", 0), ("config path", 2), ("status", 2)])
+def test_a_closed_stdout_is_borne(arguments, code, tmp_path):
+    missing = tmp_path / "missing.toml"
+    done = run(["sh", "-c", f'REPLCTL_INVENTORY={missing} "$0" -m replctl {arguments} >&-', sys.executable])
 
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+
+
+def test_a_message_for_a_closed_stderr_does_not_end_up_among_the_data():
+    done = run(["sh", "-c", '"$0" -m replctl status -i /missing.toml 2>&-', sys.executable])
+
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
 
 
 def test_replctl_is_installed_beside_the_interpreter_as_a_command():

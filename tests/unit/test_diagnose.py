@@ -12,6 +12,7 @@ from tests.unit.builders import (
     replica,
     sender,
     settings,
+    spec,
     trio,
     unreachable,
     without_receiver,
@@ -19,6 +20,7 @@ from tests.unit.builders import (
 
 MIB = 1024 * 1024
 DOWN = unreachable("pg1", Cause.REFUSED, "connection refused")
+DOWN2 = unreachable("pg2", Cause.REFUSED, "connection refused")
 SILENT = unreachable("pg1", Cause.TIMEOUT, "no answer within 2 s")
 
 
@@ -83,7 +85,10 @@ def test_a_server_of_another_cluster_is_not_taken_for_the_lost_primary():
     stranger = unreachable("pg1", Cause.WRONG_CLUSTER, "its system identifier is 1")
 
     assert diagnosis(stranger, replica("pg2", "pg3"), replica("pg3", "pg2")) == found(
-        Code.NO_PRIMARY, "pg2 is a replica", "pg3 is a replica"
+        Code.NO_PRIMARY,
+        "pg1 does not answer: wrong_cluster (its system identifier is 1)",
+        "pg2 is a replica",
+        "pg3 is a replica",
     )
 
 
@@ -127,7 +132,7 @@ def test_silence_alone_does_not_tell_whether_the_primary_is_down():
     )
 
 
-@pytest.mark.parametrize("cause", [Cause.DNS, Cause.TLS, Cause.AUTH, Cause.NOT_POSTGRES, Cause.OTHER])
+@pytest.mark.parametrize("cause", [Cause.DNS, Cause.TLS, Cause.NOT_POSTGRES, Cause.OTHER])
 def test_causes_that_say_nothing_about_the_primary_leave_it_unknown(cause):
     nodes = unreachable("pg1", cause, "no"), without_receiver("pg2")
 
@@ -158,6 +163,57 @@ def test_a_replica_that_may_not_tell_its_receiver_is_no_evidence(silent):
 
     assert diagnosis(silent, core_only) == found(
         Code.PRIMARY_STATE_UNKNOWN, f"pg1 does not answer: {silent.cause} ({silent.message})"
+    )
+
+
+@pytest.mark.parametrize("cause", [Cause.AUTH, Cause.TOO_MANY_CONNECTIONS, Cause.PRIVILEGE])
+def test_a_primary_that_says_no_is_alive(cause):
+    nodes = unreachable("pg1", cause, "no"), without_receiver("pg2")
+
+    assert diagnosis(*nodes) == found(
+        Code.PRIMARY_UNREACHABLE_BUT_ALIVE,
+        f"pg1 does not answer: {cause} (no)",
+    )
+
+
+def test_a_connection_that_carries_nothing_is_no_sign_of_life():
+    quiet = replica("pg2", receiver=receiver(last_message_age_s=20.0))
+
+    assert diagnosis(SILENT, quiet) == found(
+        Code.PRIMARY_STATE_UNKNOWN,
+        "pg1 does not answer: timeout (no answer within 2 s)",
+        "pg2 is connected to pg1, and has heard nothing for 20 s",
+    )
+
+
+def test_when_a_majority_is_silent_it_may_be_we_who_are_cut_off():
+    nodes = SILENT, unreachable("pg2", Cause.TIMEOUT, "no answer within 2 s"), replica("pg3")
+
+    assert diagnosis(*nodes) == found(
+        Code.CONTROLLER_ISOLATED,
+        "1 of 3 voters answer, 2 are a majority",
+        "pg1 does not answer: timeout (no answer within 2 s)",
+        "pg2 does not answer: timeout (no answer within 2 s)",
+    )
+
+
+def test_a_lost_primary_whose_replicas_are_never_promoted_has_no_candidate():
+    nodes = tuple(spec(name, promote="never") for name in ("pg1", "pg2"))
+
+    assert diagnosis(DOWN, without_receiver("pg2"), inventory=settings(nodes=nodes)) == found(
+        Code.NO_CANDIDATE,
+        "pg1 does not answer: refused (connection refused)",
+        'pg2 has promote = "never"',
+    )
+
+
+def test_an_old_primary_alone_with_replicas_of_a_newer_timeline_is_stale():
+    nodes = primary("pg1"), DOWN2, without_receiver("pg3", upstream="pg2", timeline=2)
+
+    assert diagnosis(*nodes) == found(
+        Code.STALE_PRIMARY,
+        "pg1 accepts writes on the older timeline 1",
+        "pg2 does not answer: refused (connection refused)",
     )
 
 

@@ -12,7 +12,7 @@ from replctl.core.readiness import Finding, NodeRights, Right, Surroundings, une
 from replctl.core.report import reported
 from replctl.core.results import Status
 from replctl.core.settings import WitnessSpec
-from replctl.display.doctor import Examination, doctor_document, doctor_text
+from replctl.display.doctor import Examination, doctor_document, doctor_text, render_examinations
 from tests.unit.builders import assessed, primary, replica, sender, settings, trio, unreachable
 
 RULE = "ANY 1 (pg1, pg2, pg3)"
@@ -274,6 +274,44 @@ def test_a_node_that_would_not_tell_is_a_finding():
             remedy="replctl doctor --timeout 30s",
         ),
     )
+
+
+FINDINGS = (
+    Finding(topic="rejoin", severity=Status.WARNING, message="no command", remedy="write one", node="pg2"),
+    Finding(topic="switchover", severity=Status.CRITICAL, message="no slot", remedy="make it, here"),
+)
+
+
+def test_as_csv_each_thing_to_mend_is_a_line_worst_first():
+    paused = replica("pg3", replay_pause="paused", synchronous_standby_names=RULE)
+
+    text = render_examinations([examined(*quorum_trio(pg3=paused), findings=FINDINGS)], "csv")
+
+    assert text.split("\n") == [
+        "cluster,topic,severity,node,message,remedy",
+        'orders,switchover,critical,,no slot,"make it, here"',
+        "orders,rejoin,warning,pg2,no command,write one",
+        "orders,check,warning,pg3,replay-paused: pg3 replay is paused,on pg3: SELECT pg_wal_replay_resume();",
+    ]
+
+
+def test_by_name_are_what_a_cluster_is_not_ready_for():
+    well, ill = examined(*quorum_trio()), examined(*quorum_trio(), findings=FINDINGS)
+    managed = examined(*quorum_trio(pg1=DOWN), manager="patroni")
+
+    assert [render_examinations(found, "name") for found in ([well], [ill], [well, ill], [managed])] == [
+        "",
+        "switchover",
+        "switchover",
+        "",
+    ]
+
+
+@pytest.mark.parametrize("form", ["table", "wide"])
+def test_of_several_clusters_each_is_told(form):
+    one, other = examined(*quorum_trio()), examined(*quorum_trio(), findings=FINDINGS)
+
+    assert render_examinations([one, other], form) == f"{doctor_text(one)}\n\n{doctor_text(other)}"
 
 
 def test_the_document_has_every_key_also_when_nobody_answers():

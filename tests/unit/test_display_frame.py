@@ -135,7 +135,7 @@ def test_more_nodes_than_lines_are_counted_and_the_selection_stays_in_sight():
     first, last = shown(), shown(selected="pg31")
 
     assert (first[0][:6], first[-1]) == ("> pg1 ", f"  +{31 - len(first) + 1} more")
-    assert (last[-2][:7], last[-1]) == ("> pg31 ", f"  +{31 - len(last) + 1} more above, +0 below")
+    assert (last[-2][:7], last[-1]) == ("> pg31 ", f"  +{31 - len(last) + 1} more above")
 
 
 def test_an_overlay_scrolls_to_its_end_and_no_further():

@@ -218,6 +218,16 @@ def test_the_trend_of_a_straight_line_is_its_slope(gap_s: float, per_look: int, 
     assert abs(trend - per_look / gap_s) <= 1e-3 * max(1.0, abs(per_look / gap_s))
 
 
+def test_a_trend_that_turns_is_seen_within_ten_seconds() -> None:
+    grows_for_a_minute = [(at, 1000 * at) for at in range(0, 60, 2)]
+    then_shrinks = [(at, 58_000 - 5000 * (at - 58)) for at in range(60, 69, 2)]
+    made = LagHistory()
+    for at, lag in grows_for_a_minute + then_shrinks:
+        made = made.record(None, float(at), {"pg2": Point(float(at), Lsn(1), lag)})
+
+    assert made.trend_bytes_per_s("pg2") == pytest.approx(-5000)
+
+
 def test_the_trend_of_looks_a_minute_apart_is_that_of_the_last_two() -> None:
     made = LagHistory()
     for at, lag in ((0, 0), (60, 600), (120, 0)):

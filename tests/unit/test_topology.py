@@ -47,7 +47,14 @@ def test_a_fenced_node_does_not_contend_for_being_the_primary():
 
     assert primaries(state(fenced, free)) == (free, fenced)
     assert current_primary(state(fenced, free)) == free
-    assert current_primary(state(fenced, replica("pg2"))) == fenced
+    assert current_primary(state(fenced)) == fenced
+
+
+def test_a_fenced_node_that_no_replica_follows_is_not_the_primary():
+    # A replica without a receiver shows the timeline of its last restart point: it may be on a newer one.
+    fenced = primary("pg1", timeline=1, synchronous_standby_names=FENCE_NAME)
+
+    assert current_primary(state(fenced, replica("pg3", timeline=1), unreachable("pg2"))) is None
 
 
 def test_without_a_node_that_writes_there_is_no_primary():

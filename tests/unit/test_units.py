@@ -13,6 +13,7 @@ from replctl.core.units import (
     exact_duration,
     format_bytes,
     format_duration,
+    format_version,
     parse_bytes,
     parse_duration,
 )
@@ -200,3 +201,8 @@ def test_times_are_shown_in_two_units_at_most(seconds, text):
 def test_a_shown_time_is_short_and_positive(seconds):
     assert len(format_duration(seconds)) <= 12
     assert not format_duration(seconds).startswith("-")
+
+
+@pytest.mark.parametrize(("number", "text"), [(140000, "14.0"), (150018, "15.18"), (180006, "18.6")])
+def test_a_server_version_is_written_as_postgresql_writes_it(number: int, text: str) -> None:
+    assert format_version(number) == text

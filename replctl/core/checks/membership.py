@@ -8,6 +8,7 @@ from replctl.core.automation import State, automation
 from replctl.core.checks.registry import Context, behind, check
 from replctl.core.model import Cause
 from replctl.core.results import CheckResult, Status
+from replctl.core.situation import is_cut
 from replctl.core.status import NodeState, NodeStatus, Role
 from replctl.core.topology import sender_for
 from replctl.core.units import format_bytes, utc
@@ -65,10 +66,10 @@ def _logging_in(node: NodeStatus) -> str:
     "primary",
     of="cluster",
     help="Exactly one node is the primary.",
-    hint="replctl status shows what the replicas see",
+    hint="replctl failover --dry-run",
     meaning="CRITICAL when no node accepts writes, or more than one does. With none, read the diagnosis of "
     "`replctl status`: start the old primary where it is merely stopped, else decide about a "
-    "failover. With more than one, see `split-brain`.",
+    "failover, which the command below shows without doing it. With more than one, see `split-brain`.",
 )
 def _primary(ctx: Context) -> Iterator[CheckResult]:
     found = [n.name for n in ctx.status.nodes if n.role is Role.PRIMARY and n.state is not NodeState.FENCED]
@@ -123,7 +124,7 @@ def _automatic_failover(ctx: Context) -> Iterator[CheckResult]:
     "split-brain",
     of="cluster",
     help="No second node accepts writes.",
-    hint="keep applications away from the older timeline, and stop that server",
+    hint="replctl fence NODE, the one on the older timeline",
     meaning="CRITICAL when two nodes accept writes. The one on the older timeline is a stale primary: keep "
     "applications away from it at once, then fence it and bring it back as a replica. On equal "
     "timelines only you can say whose data is right.",
@@ -133,11 +134,7 @@ def _split_brain(ctx: Context) -> Iterator[CheckResult]:
     if len(writable) > 1:
         names = ", ".join(f"{n.name} (timeline {n.timeline})" for n in writable)
         stale = next((n.name for n in writable if n.state is NodeState.STALE_PRIMARY), None)
-        hint = (
-            f"keep applications away from {stale}, and stop it"
-            if stale
-            else "keep applications away from one"
-        )
+        hint = f"replctl fence {stale}" if stale else "decide which one is right, and replctl fence the other"
         yield ctx.result(Status.CRITICAL, f"{len(writable)} nodes accept writes: {names}", hint=hint)
     else:
         silent = any(not n.reachable for n in ctx.status.nodes)
@@ -201,6 +198,7 @@ def _streaming(ctx: Context) -> Iterator[CheckResult]:
                 Status.CRITICAL,
                 f"{node.name} stalled: no WAL from {node.upstream or 'anywhere'}{behind(node)}",
                 node,
+                hint="replctl failover, which goes on with what cut it" if _was_cut(node) else None,
             )
         elif node.state is NodeState.NO_PRIVILEGE:
             yield _hidden_receiver(ctx, node)
@@ -213,6 +211,11 @@ def _streaming(ctx: Context) -> Iterator[CheckResult]:
 def _hidden_receiver(ctx: Context, node: NodeStatus) -> CheckResult:
     hint = "replctl grants --role observer"
     return ctx.result(Status.UNKNOWN, f"{node.name} hides its walreceiver from this role", node, hint=hint)
+
+
+def _was_cut(node: NodeStatus) -> bool:
+    """Whether a failover took its upstream away, and nobody gave it one again: it still has its slot."""
+    return node.facts is not None and is_cut(node.facts) and node.facts.primary_slot_name is not None
 
 
 def _streaming_while_paused(ctx: Context, node: NodeStatus) -> CheckResult:

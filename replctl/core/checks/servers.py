@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from replctl.core.checks.registry import Context, check
 from replctl.core.results import CheckResult, Status
 from replctl.core.status import NodeStatus, Role
-from replctl.core.units import format_duration
+from replctl.core.units import format_duration, format_version
 
 
 @check(
@@ -135,12 +135,12 @@ def _privileges(ctx: Context) -> Iterator[CheckResult]:
     "commit can be lost.",
 )
 def _version(ctx: Context) -> Iterator[CheckResult]:
-    versions = {n.name: f.server_version_num for n, f in ctx.answering()}
-    spelled = ", ".join(f"{n} {v // 10000}.{v % 10000}" for n, v in versions.items())
+    versions = {n.name: format_version(f.server_version_num) for n, f in ctx.answering()}
     if len(set(versions.values())) > 1:
+        spelled = ", ".join(f"{name} {version}" for name, version in versions.items())
         yield ctx.result(Status.WARNING, f"releases differ: {spelled}")
     elif versions:
-        yield ctx.result(Status.OK, f"all nodes run {spelled.split(', ')[0].split(' ')[1]}")
+        yield ctx.result(Status.OK, f"all nodes run {next(iter(versions.values()))}")
     for node, facts in ctx.answering():
         if (
             "sync_wait_from_start" not in facts.capabilities

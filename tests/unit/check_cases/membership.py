@@ -68,7 +68,7 @@ REACHABLE = [
     ),
 ]
 
-NO_PRIMARY = (CRITICAL, None, "no primary answers", "replctl status shows what the replicas see")
+NO_PRIMARY = (CRITICAL, None, "no primary answers", "replctl failover --dry-run")
 PRIMARY = [
     case("primary", trio(), ok(None, "pg1 is the primary")),
     case(
@@ -106,7 +106,7 @@ SPLIT_BRAIN = [
             CRITICAL,
             None,
             "2 nodes accept writes: pg1 (timeline 1), pg2 (timeline 2)",
-            "keep applications away from pg1, and stop it",
+            "replctl fence pg1",
         ),
     ),
     case(
@@ -116,7 +116,7 @@ SPLIT_BRAIN = [
             CRITICAL,
             None,
             "2 nodes accept writes: pg1 (timeline 1), pg2 (timeline 1)",
-            "keep applications away from one",
+            "decide which one is right, and replctl fence the other",
         ),
     ),
 ]

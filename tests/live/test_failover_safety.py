@@ -1,0 +1,246 @@
+"""Holes in the safety of a failover, each opened on real servers: votes, proofs, restoring, hooks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from replctl.core.lag import LagHistory
+from replctl.core.situation import Request, Vote
+from replctl.errors import ReplctlError
+from replctl.inventory import Inventory, load
+from replctl.lab import Lab
+from replctl.pg.act import Hands
+from replctl.pg.locks import Ballot
+from replctl.pg.observe import Observer
+from replctl.pg.world import Servers
+from tests.live.failover_support import (
+    GRACES,
+    Auto,
+    ask,
+    configure,
+    fail_over,
+    streaming,
+    value,
+    wait_streaming,
+    write_inventory,
+)
+from tests.support import wait_until
+
+pytestmark = pytest.mark.live
+RULE = "ANY 1 (pg1, pg2, pg3)"
+
+
+def wait_until_counted(lab: Lab, node: str, what: str) -> None:
+    """Wait until there is one row of this on the node."""
+    wait_until(lambda: value(lab, node, f"SELECT count(*) FROM {what}") == 1, f"{node} has one of {what}")
+
+
+@contextlib.asynccontextmanager
+async def hands_on(inventory: Inventory) -> AsyncIterator[Hands]:
+    """Hands with all the votes there are."""
+    hands = Hands(inventory, Ballot(inventory, tuple(inventory.connections)))
+    await hands.ballot.take(needed=len(hands.ballot.voters))
+    try:
+        yield hands
+    finally:
+        await hands.close()
+
+
+@pytest.mark.lab(replicas=2, sync="ANY 1")
+def test_two_controllers_that_log_in_to_different_databases_share_the_votes(lab: Lab):
+    ask(lab, "pg1", "CREATE DATABASE elsewhere")
+    one = load(write_inventory(lab))
+    other = replace(one, connections={n: replace(c, dbname="elsewhere") for n, c in one.connections.items()})
+    for name in ("pg2", "pg3"):
+        wait_until_counted(lab, name, "pg_database WHERE datname = 'elsewhere'")
+
+    async def run() -> tuple[dict[str, Vote], dict[str, Vote], dict[str, Vote]]:
+        first, second = Ballot(one, tuple(one.connections)), Ballot(other, tuple(other.connections))
+        try:
+            mine = await first.take(needed=3)
+            theirs = await second.take()
+            return mine, theirs, await first.verify()
+        finally:
+            await first.release()
+            await second.release()
+
+    mine, theirs, still = asyncio.run(run())
+    assert set(mine.values()) == {Vote.HELD}
+    assert set(theirs.values()) == {Vote.TAKEN}
+    assert still == mine
+
+
+@pytest.mark.lab(replicas=2, sync="ANY 1")
+def test_a_promotion_is_not_asked_for_on_a_connection_that_was_opened_after_the_proof(lab: Lab):
+    inventory = load(write_inventory(lab))
+
+    async def run() -> None:
+        async with hands_on(inventory) as hands:
+            await hands.cut("pg2", "plain")
+            await hands.until_cut("pg2", time.monotonic())
+            backend = hands.ballot.connections["pg2"].info.backend_pid
+            ask(lab, "pg2", f"SELECT pg_terminate_backend({backend})")
+            with pytest.raises(Exception, match="terminating connection"):
+                await hands.run("pg2", "SELECT 1")
+            await hands.run("pg2", "SELECT 1")  # a new one, which has no vote
+            with pytest.raises(Exception, match=r"closed|too long ago"):
+                await hands.promote("pg2")
+            assert value(lab, "pg2", "SELECT pg_is_in_recovery()") is True
+
+    asyncio.run(run())
+
+
+@pytest.mark.pg(">= 17")
+@pytest.mark.lab(replicas=2, sync="ANY 1")
+def test_a_replica_that_refuses_its_upstream_does_not_keep_the_others_from_getting_theirs(lab: Lab):
+    inventory = load(write_inventory(lab))
+
+    async def run() -> tuple[str, ...]:
+        async with Observer(inventory) as observer:
+            world = Servers(inventory, observer, Request(lost="pg1"), LagHistory())
+            try:
+                await world.hands.ballot.take(needed=3)
+                for name in ("pg2", "pg3"):
+                    await world.hands.cut(name, "plain")
+                with (lab.nodes["pg2"].data_directory / "postgresql.conf").open("a") as file:
+                    file.write("\nallow_alter_system = off\n")
+                ask(lab, "pg2", "SELECT pg_reload_conf()")
+                wait_until(lambda: value(lab, "pg2", "SHOW allow_alter_system") == "off", "it is off")
+                return await world.restore(("pg2", "pg3"))
+            finally:
+                await world.close()
+
+    assert asyncio.run(run()) == ("pg2",)
+    wait_streaming(lab, "pg1", "pg3")
+
+
+@pytest.mark.lab(replicas=2)
+def test_a_fence_command_that_cannot_be_started_stops_the_run_and_not_the_controller(lab: Lab):
+    fence = {"commands": {"fence": ["/nowhere/fence_it"]}}
+    inventory = write_inventory(lab, failover={"synchronous": "", **GRACES}, nodes={"pg1": fence})
+    with Auto(inventory) as auto:
+        lab.freeze("pg1")
+        try:
+            auto.wait_for("step_failed", "cannot be started")
+            auto.wait_for("ended")
+            assert auto.process.poll() is None
+            assert streaming(lab, "pg2") == set()
+            assert value(lab, "pg2", "SELECT pg_is_in_recovery()") is True
+        finally:
+            lab.thaw("pg1")
+        auto.wait_for("verdict", "the primary answers")
+
+
+@contextlib.asynccontextmanager
+async def slow_way(to: int, late_s: float) -> AsyncIterator[int]:
+    """The port of a proxy that hands every byte on late, as a link over an ocean does."""
+    loop, open_now = asyncio.get_running_loop(), set[asyncio.StreamWriter]()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                loop.call_later(late_s, writer.write, data)
+        loop.call_later(late_s, writer.close)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far = await asyncio.open_connection("127.0.0.1", to)
+        open_now.update((writer, far))
+        await asyncio.gather(pump(reader, far), pump(far_reader, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for writer in open_now:
+            writer.transport.abort()
+        for writer in open_now:
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+@pytest.mark.lab(replicas=1)
+def test_a_living_primary_far_away_is_not_taken_for_silent(lab: Lab):
+    inventory = load(write_inventory(lab, failover={"profile": "normal", "synchronous": ""}))
+
+    near = value(lab, "pg2", "SHOW primary_conninfo")
+
+    async def run() -> None:
+        async with slow_way(lab.nodes["pg1"].port, 0.4) as port:
+            far = near.replace(f"port={lab.nodes['pg1'].port}", f"port={port}")
+            await asyncio.to_thread(configure, lab, "pg2", primary_conninfo=far)
+            receiver = f"pg_stat_wal_receiver WHERE sender_port = {port} AND status = 'streaming'"
+            await asyncio.to_thread(wait_until_counted, lab, "pg2", receiver)
+            async with hands_on(inventory) as hands:
+                with pytest.raises(ReplctlError, match="the primary lives"):
+                    await hands.prove_silence("pg2")
+            assert await asyncio.to_thread(value, lab, "pg2", "SHOW primary_conninfo") == far
+
+    asyncio.run(run())
+
+
+@pytest.mark.lab(replicas=2, sync="ANY 1")
+def test_a_rule_that_was_lowered_on_the_primary_is_known_to_whoever_comes_later(lab: Lab):
+    """He has not seen the lost primary; that fewer confirmed is written where its replicas have it."""
+    inventory = write_inventory(lab, failover={"synchronous": RULE})
+    mark = """INSERT INTO replctl.state (key, value, updated_at) VALUES ('sync',
+      '{"reason": "0 of 1 replicas stream", "since_at": 0, "until_at": null}', now())"""
+    ask(lab, "pg1", mark)
+    for name in ("pg2", "pg3"):
+        wait_until_counted(lab, name, "replctl.state WHERE key = 'sync'")
+    lab.kill("pg1")
+
+    refused = fail_over(inventory)
+    assert refused.returncode == 3
+    assert "fewer replicas had to confirm" in refused.stderr
+    done = fail_over(inventory, "--allow-loss", "unknown")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.lab(replicas=2, sync="ANY 1")
+def test_a_rule_that_somebody_changed_is_remembered_by_a_controller_that_comes_too_late(lab: Lab):
+    """One run in a minute, as from cron: the last one that saw the primary saw another rule on it."""
+    inventory = write_inventory(lab, failover={"synchronous": RULE, **GRACES})
+    configure(lab, "pg1", synchronous_standby_names="")
+    assert fail_over(inventory, "--auto", "--once").returncode == 0
+    lab.kill("pg1")
+
+    refused = fail_over(inventory, "--auto", "--once")
+    assert refused.returncode == 3, refused.stdout + refused.stderr
+    assert "synchronous_standby_names" in refused.stdout
+    assert value(lab, "pg2", "SELECT pg_is_in_recovery()") is True
+
+
+@pytest.mark.lab(replicas=2, sync="ANY 1")
+def test_a_living_primary_with_its_quorum_is_not_fenced_when_somebody_promotes_a_replica(lab: Lab):
+    inventory = write_inventory(lab, failover={"synchronous": RULE, **GRACES})
+    with Auto(inventory) as auto:
+        auto.wait_for("verdict", "the primary answers")
+        ask(lab, "pg3", "SELECT pg_promote()")
+        auto.wait_for("diagnosis", "STALE_PRIMARY")
+        wait_until(lambda: value(lab, "pg3", "SELECT pg_is_in_recovery()") is False, "pg3 writes")
+        ask(lab, "pg1", "CREATE TABLE confirmed_after ()")
+        auto.wait_for("primary", "pg3")
+        ask(lab, "pg1", "CREATE TABLE confirmed_later ()")
+        assert value(lab, "pg1", "SHOW synchronous_standby_names") != "replctl_fenced"
+        assert auto.events("fenced") == []
+
+
+@pytest.mark.lab(replicas=2, sync="ANY 1")
+def test_a_replica_without_the_rule_has_it_before_it_takes_its_first_commit(lab: Lab):
+    for name in ("pg2", "pg3"):
+        configure(lab, name, synchronous_standby_names="")
+    lab.kill("pg1")
+
+    answer = fail_over(write_inventory(lab))
+
+    assert answer.returncode == 0, answer.stderr
+    assert f"set synchronous_standby_names of pg2 to '{RULE}'" in answer.stdout
+    assert value(lab, "pg2", "SHOW synchronous_standby_names") == RULE
+    assert value(lab, "pg2", "SELECT timeline_id FROM pg_control_checkpoint()") == 2
