@@ -9,6 +9,9 @@
     ├── PartialError            4   done in part: what is missing and how to finish is said
     ├── ObserveError            1   a server could not be asked
     ├── MonitorClosed           1   routing was asked of a monitor that was closed
+    ├── NodeSwitched            1   a transaction was lost with its node: it may begin again
+    ├── TransactionOutcomeUnknown 1 the connection was lost while the commit was under way
+    ├── NotReplicated           1   committed, but not known to be on the synchronous replicas
     └── LabError                1   the local cluster could not be built, broken or mended
 
 An error is one sentence of what, one of why, and one hint with the next command. Only `cli` prints
@@ -75,6 +78,18 @@ class ObserveError(ReplctlError):
 
 class MonitorClosed(ReplctlError):  # noqa: N818 - as above
     """Routing was asked of a monitor after it was closed."""
+
+
+class NodeSwitched(ReplctlError):  # noqa: N818 - as above
+    """The node of this transaction takes no writes any more, or is gone. Nothing of it was committed."""
+
+
+class TransactionOutcomeUnknown(ReplctlError):  # noqa: N818 - as above
+    """The connection was lost while a commit was under way, so it may be done: the application must look."""
+
+
+class NotReplicated(ReplctlError):  # noqa: N818 - as above
+    """Committed on the primary, but its wait for synchronous replication was cancelled."""
 
 
 class LabError(ReplctlError):
