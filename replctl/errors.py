@@ -9,9 +9,11 @@
     ├── PartialError            4   done in part: what is missing and how to finish is said
     ├── ObserveError            1   a server could not be asked
     ├── MonitorClosed           1   routing was asked of a monitor that was closed
+    ├── PoolsClosed             1   a connection was asked of pools that were closed, or of another loop's
     ├── NodeSwitched            1   a transaction was lost with its node: it may begin again
     ├── TransactionOutcomeUnknown 1 the connection was lost while the commit was under way
     ├── NotReplicated           1   committed, but not known to be on the synchronous replicas
+    ├── WriteRefused            1   a write was tried where only reads were declared
     └── LabError                1   the local cluster could not be built, broken or mended
 
 An error is one sentence of what, one of why, and one hint with the next command. Only `cli` prints
@@ -80,6 +82,10 @@ class MonitorClosed(ReplctlError):  # noqa: N818 - as above
     """Routing was asked of a monitor after it was closed."""
 
 
+class PoolsClosed(ReplctlError):  # noqa: N818 - as above
+    """A connection was asked of pools that were closed, or that belong to another event loop."""
+
+
 class NodeSwitched(ReplctlError):  # noqa: N818 - as above
     """The node of this transaction takes no writes any more, or is gone. Nothing of it was committed."""
 
@@ -90,6 +96,10 @@ class TransactionOutcomeUnknown(ReplctlError):  # noqa: N818 - as above
 
 class NotReplicated(ReplctlError):  # noqa: N818 - as above
     """Committed on the primary, but its wait for synchronous replication was cancelled."""
+
+
+class WriteRefused(ReplctlError):  # noqa: N818 - as above
+    """A write was tried in a session or connection that was declared to read only."""
 
 
 class LabError(ReplctlError):

@@ -10,8 +10,10 @@ Behind a pooler such as PgBouncer these reports may be another server's: there a
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import math
+import socket
 from typing import Any
 
 import psycopg
@@ -104,6 +106,16 @@ def refuses_writes(connection: AnyConnection) -> bool | None:
     if replica is False:
         return connection.pgconn.parameter_status(b"default_transaction_read_only") == b"on"
     return replica
+
+
+def shut(connection: AnyConnection) -> None:
+    """Shut the socket below the connection: whoever waits on it, in any thread, gets an error at once."""
+    with contextlib.suppress(psycopg.Error, OSError, ValueError):
+        duplicate = socket.socket(fileno=socket.dup(connection.fileno()))
+        try:
+            duplicate.shutdown(socket.SHUT_RDWR)
+        finally:
+            duplicate.close()
 
 
 # ---- a commit that was not replicated
