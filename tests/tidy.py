@@ -100,7 +100,7 @@ LAYERS = {
     "cluster": _layer("core errors inventory pg"),
     "adapters": _layer(
         "cluster core errors inventory pg.monitor pg.position",
-        "sqlalchemy django psycopg psycopg_pool asgiref starlette prometheus_client",
+        "sqlalchemy django psycopg psycopg_pool asgiref starlette prometheus_client celery dramatiq rq",
     ),
     "server": _layer(BELOW_CLI, "aiohttp psycopg"),
     "lab": _layer(BELOW_CLI, "psycopg rich tomli_w"),
