@@ -3,7 +3,8 @@
 Each node has up to two pools, opened when first used: one for what goes to it as the primary, one for what
 it is read for as a replica, whose sessions are read-only. A pool is never mended. One whose node has changed
 its role, or can no longer be connected to, is retired: its idle connections are closed, those in use when
-they come back, whoever waits for one is told at once, and the next use makes another.
+they come back, whoever waits for one is told at once, and the next use makes another. Where another node has
+taken over the writes, those in use are cut, since the old primary may never answer.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import psycopg
 
-from replctl.adapters.guard import is_pooled, parameters, refuses_writes
+from replctl.adapters.guard import is_pooled, parameters, refuses_writes, shut
 from replctl.adapters.metrics import RouteMetrics
 from replctl.core.model import Lsn
 from replctl.core.routing import (
@@ -91,6 +92,11 @@ class Home:
             connection.forget_password()
         if all(living.closed for living in list(self._living)):
             self._pools.retire(self)
+
+    def cut(self) -> None:
+        """Another node takes the writes: who waits for this one, which may be frozen, shall not."""
+        for living in list(self._living):
+            shut(living)
 
     def wrong(self, why: str) -> Unavailable:
         """The node has another role: give the pool up."""
@@ -271,6 +277,8 @@ class PoolsShared:
                 useless = after.writer not in (None, home.node)
             if useless:
                 self.retire(home)
+                if not home.replica:
+                    home.cut()
 
     def forget_parent(self) -> None:
         """In a forked child: the connections are the parent's. They are neither used nor closed here."""

@@ -42,7 +42,7 @@ class TokenCarrier:
     """How the tokens of one cluster travel with requests.
 
     - `cookie`, `header`: their names; None = not used. Default: those of `cookie_name`, `header_name`.
-    - `secure`, `same_site`, `domain`, `path`: the cookie's. It is always HttpOnly and lives as long as tokens.
+    - `secure`, `same_site`, `domain`, `path`: the cookie's. It is HttpOnly and lives as long as tokens.
 
     Raises ValueError for a name that is none.
     """
