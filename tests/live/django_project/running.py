@@ -28,7 +28,7 @@ _place: list[Path] = []
 def running(lab: Lab, *, failover: Mapping[str, Any] | None = None, **routing: Any) -> Iterator[Path]:
     """The project on this lab, with its tables; gives the inventory. Every connection ends with the block."""
     path = write_inventory(lab, failover=failover, routing={**ROUTING, **routing})
-    _settings_at(path)
+    settings_at(path)
     from django.core.management import call_command
     from django.db import connections
 
@@ -45,7 +45,7 @@ def running(lab: Lab, *, failover: Mapping[str, Any] | None = None, **routing: A
         cluster_of().close()
 
 
-def _settings_at(path: Path) -> None:
+def settings_at(path: Path) -> None:
     """Settings exist once in a process, so that every lab's inventory goes to one place."""
     if not _place:
         _place.append(Path(tempfile.mkdtemp(prefix="replctl-test-")) / "cluster.toml")
