@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 from psycopg.pq import PipelineStatus, TransactionStatus
 
-from replctl.adapters.guard import Notices, notices, outcome
+from replctl.adapters.guard import READ_ONLY, Notices, notices, outcome
 from replctl.core.routing import Scope
 from replctl.errors import NodeSwitched, ReplctlError, TransactionOutcomeUnknown
 
@@ -91,13 +91,15 @@ class Noting:
 
     def meaning(self, error: BaseException) -> ReplctlError | None:
         """What to raise instead of this error; None = the error itself."""
+        if not self.writes and getattr(error, "sqlstate", None) == READ_ONLY:
+            return None  # the application writes where it said that it reads
         found = outcome(
             error,
             committing=self.writes and (self.committing or _may_commit(self.statement)),
             may_have_written=self.autocommitted,
             connection=None if self.pooled else self,  # type: ignore[arg-type]
         )
-        if isinstance(found, NodeSwitched) and self.committed:
+        if isinstance(found, NodeSwitched) and self.writes and self.committed:
             found = TransactionOutcomeUnknown(
                 "the connection was lost when a part was committed already", why=found.why, hint=found.hint
             )
