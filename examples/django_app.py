@@ -1,15 +1,20 @@
 """Notes with Django, in one file: written to the primary, read from replicas, seen at once by their writer.
 
-pip install 'replctl[lab,django]'
-replctl lab up --dir /tmp/lab --replicas 2
-export REPLCTL_INVENTORY=/tmp/lab/inventory.toml
-python examples/django_app.py create-table
-python examples/django_app.py runserver --noreload 8000
+Run it:
 
-curl -i -b jar -c jar -d 'text=tea is out' localhost:8000/notes
-curl -i -b jar -c jar localhost:8000/notes    # X-Served-By tells which alias has answered
-curl -i localhost:8000/stale-notes            # may be behind, whoever asks
-replctl failover --target pg2 --yes           # in between: the next request writes to pg2
+    pip install 'replctl[lab,django]'
+    replctl lab up --dir /tmp/lab --replicas 2
+    export REPLCTL_INVENTORY=/tmp/lab/inventory.toml
+    python examples/django_app.py create-table
+    python examples/django_app.py runserver --noreload 8000
+
+Use it, and break it:
+
+    curl -i -b jar -c jar -d 'text=tea is out' localhost:8000/notes
+    curl -i -b jar -c jar localhost:8000/notes    # X-Served-By tells which alias has answered
+    curl -i localhost:8000/stale-notes            # may be behind, whoever asks
+    replctl lab kill pg1 --dir /tmp/lab
+    replctl failover --yes                        # and write again
 """
 
 from __future__ import annotations
