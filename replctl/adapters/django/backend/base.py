@@ -176,7 +176,8 @@ class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]
     @contextlib.contextmanager
     def watch(self, query: Any) -> Iterator[None]:
         """Around a statement of the writer's cursors, raw ones too."""
-        effect = effect_of(query) if isinstance(query, str) else Effect.WRITE
+        text = query.decode("latin-1") if isinstance(query, bytes) else query
+        effect = effect_of(text) if isinstance(text, str) else Effect.WRITE
         if effect.value > self._effect.value:
             self._effect = effect
         driver = self.connection
