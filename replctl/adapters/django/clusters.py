@@ -16,7 +16,7 @@ from replctl.adapters.django.databases import KEY
 from replctl.adapters.django.errors import as_django
 from replctl.adapters.metrics import RouteMetrics, metrics_of
 from replctl.adapters.web import TokenCarrier
-from replctl.core.routing import Decision, KeyRing, Need, Scope
+from replctl.core.routing import WRITE, Decision, KeyRing, Need, Scope, current_scope
 from replctl.errors import ReplctlError
 from replctl.inventory import load_one
 from replctl.pg.monitor import Monitor, refusal
@@ -62,6 +62,12 @@ class Cluster:
         except ReplctlError as error:
             raise as_django(error) from None
         return decision
+
+    def writer_node(self) -> str:
+        """The node that takes writes now. Raises NoPrimary, MonitorClosed."""
+        node = self.decide(WRITE, current_scope(self.name)).node
+        assert node is not None  # it would have been refused
+        return node
 
     def alias_of(self, decision: Decision) -> str:
         """The alias that leads there. The primary has the writer's, whichever node it is."""

@@ -38,7 +38,7 @@ class Router:
     - The reads of one unit of work go to one replica, the first that it was given.
     """
 
-    writer = DEFAULT_DB_ALIAS
+    writer: str = DEFAULT_DB_ALIAS
 
     def handles(self, model: Any) -> bool:  # noqa: ARG002 - for subclasses
         """Whether this model lives in this cluster."""

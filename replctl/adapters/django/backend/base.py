@@ -35,7 +35,7 @@ _WRAPPER = "_replctl_wrapper"
 _AGAIN = "begin the transaction again"
 
 
-class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]
+class DatabaseWrapper(base.DatabaseWrapper):
     """One alias of one thread. `node` is where its connection leads; None before the first one."""
 
     def __init__(self, settings_dict: dict[str, Any], *arguments: Any, **options: Any) -> None:
@@ -67,7 +67,7 @@ class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]
         own = super().get_connection_params()
         cluster = self.cluster
         inventory = cluster.monitor.inventory
-        self._target = self._place["node"] or cluster.decide(WRITE, current_scope(cluster.name)).node
+        self._target = self._place["node"] or cluster.writer_node()
         if self.is_writer:
             own["cursor_factory"] = _watched(own["cursor_factory"])
         read_only = not self.is_writer and not self._is_pooled
@@ -93,7 +93,8 @@ class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]
         if self._is_not_what_it_was_taken_for(connection):
             self._give_back(connection)
             self.cluster.monitor.refresh()
-            raise NodeSwitched(f"{self._target} has changed its role since the last look", hint=_AGAIN)
+            role = "takes no writes" if self.is_writer else "is no replica any more"
+            raise NodeSwitched(f"{self._target} {role}", hint=_AGAIN)
         self.node = self._target
         self.connected_s = time.monotonic()
         self.replayed_lsn = 0
@@ -253,7 +254,7 @@ class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]
         return as_django(found)
 
 
-class _NamedErrors(DatabaseErrorWrapper):  # type: ignore[misc]
+class _NamedErrors(DatabaseErrorWrapper):
     """Django's, with names for what a lost node means."""
 
     def __exit__(
