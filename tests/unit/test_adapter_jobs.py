@@ -130,7 +130,11 @@ def test_a_celery_task_that_runs_eagerly_stays_in_its_callers_unit_of_work(
     tokens: JobTokens, celery_app: Any
 ) -> None:
     seen: Seen = []
-    job = celery_app.task(name="eager")(lambda: look(seen))
+
+    @celery_app.task(name="eager")
+    def job() -> None:
+        look(seen)
+
     with having_written(tokens, 5) as scope:
         job.apply()
         assert scope.after == at(99)
