@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -111,7 +112,7 @@ def served_by_wsgiref(lab: Lab, monitor: Monitor) -> Iterator[str]:
                 start("200 OK", [("Content-Type", "application/json")])
                 with pools.connection(read=True) as connection:
                     row = connection.execute(NEWEST).fetchone()
-                    yield f'[{row[0] if row else 0}, "{name_of(lab, connection)}"]'.encode()
+                    yield json.dumps([row and row[0], name_of(lab, connection)]).encode()
 
         server = make_server("127.0.0.1", 0, WsgiRouting(app, monitor, KEYS, **PLAIN), handler_class=Quiet)  # type: ignore[arg-type]
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
