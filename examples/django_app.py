@@ -3,7 +3,7 @@
 Run it:
 
     pip install 'replctl[lab,django]'
-    replctl lab up --dir /tmp/lab --replicas 2
+    replctl lab up --dir /tmp/lab --replicas 2 --sync 'ANY 1'
     export REPLCTL_INVENTORY=/tmp/lab/inventory.toml
     python examples/django_app.py create-table
     python examples/django_app.py runserver --noreload 8000
@@ -42,7 +42,7 @@ settings.configure(
     MIDDLEWARE=["replctl.adapters.django.ReadYourWrites", f"{__name__}.ComeBack"],
     DATABASE_ROUTERS=["replctl.adapters.django.Router"],
     # Nothing is started or connected to before the first request: safe to load before a server forks.
-    DATABASES=databases(os.environ["REPLCTL_INVENTORY"], NAME="postgres", USER="postgres", CONN_MAX_AGE=60),
+    DATABASES=databases(os.environ["REPLCTL_INVENTORY"], NAME="postgres", USER="postgres"),
 )
 django.setup()
 

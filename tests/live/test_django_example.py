@@ -62,6 +62,7 @@ def texts(browser: httpx.Client, path: str = "/notes") -> list[str]:
     return found
 
 
+@pytest.mark.lab(sync="ANY 1")
 def test_it_shows_everybody_his_own_writes_and_follows_a_failover(lab: Lab) -> None:
     inventory = write_inventory(lab, routing=ROUTING)
     with (
