@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import statistics
 import tempfile
 import time
@@ -30,20 +31,22 @@ from replctl.pg.monitor import Monitor
 
 KEYS = KeyRing((b"0123456789abcdef",))
 APP = {"user": "app", "dbname": "postgres"}
-ROUNDS, CALLS = 30, 300
+ROUNDS, CALLS = 30, 3000
 Work = Callable[[], object]
 
 
-def in_turn_us(works: dict[str, Work], calls: int = CALLS) -> dict[str, float]:
-    """Microseconds of one call of each, the median of ROUNDS rounds of A B C."""
-    taken: dict[str, list[float]] = {title: [] for title in works}
+def in_turn_us(works: dict[str, Work]) -> dict[str, float]:
+    """Microseconds of one call of each: the median of all calls of ROUNDS rounds of A B C."""
+    taken: dict[str, list[int]] = {title: [] for title in works}
+    clock = time.perf_counter_ns
     for _ in range(ROUNDS):
         for title, work in works.items():
-            began_s = time.perf_counter()
-            for _ in range(calls):
+            found = taken[title]
+            for _ in range(CALLS):
+                began = clock()
                 work()
-            taken[title].append((time.perf_counter() - began_s) / calls * 1e6)
-    return {title: statistics.median(found) for title, found in taken.items()}
+                found.append(clock() - began)
+    return {title: statistics.median(found) / 1000 for title, found in taken.items()}
 
 
 @contextlib.contextmanager
@@ -60,40 +63,32 @@ def monitored() -> Iterator[tuple[Lab, Monitor]]:
 
 
 def blocks(lab: Lab, monitor: Monitor) -> list[str]:
-    """A block that reads one row: by psycopg_pool, and by the pools."""
-    plain_pool = ConnectionPool(lab.dsn("pg2", "app"), min_size=1, max_size=1, open=True)
-    with plain_pool, Pools(monitor, APP, min_size=1, max_size=1) as pools:
-
-        def plain() -> None:
-            with plain_pool.connection() as connection:
-                connection.execute("SELECT 1").fetchone()
-
-        def routed() -> None:
-            with pools.connection(read=True) as connection:
-                connection.execute("SELECT 1").fetchone()
+    """A block without a statement, which has no round trip: by psycopg_pool, and by the pools."""
+    one, other = (
+        ConnectionPool(lab.dsn(n, "app"), min_size=1, max_size=1, open=True) for n in ("pg2", "pg3")
+    )
+    with one, other, Pools(monitor, APP, min_size=1, max_size=1) as pools:
+        plain_pools = itertools.cycle((one, other))
 
         def empty() -> None:
-            with plain_pool.connection():
+            with next(plain_pools).connection():
                 pass
 
         def empty_routed() -> None:
             with pools.connection(read=True):
                 pass
 
-        routed()
-        routed()
+        empty_routed()
+        empty_routed()
         home = pools.home("pg2", replica=True)
         connection = home.pool.getconn()
-        guard = in_turn_us({"guard": lambda: connection.is_quiet and home.judge(connection)}, calls=20_000)
+        guard = in_turn_us({"guard": lambda: connection.is_quiet and home.judge(connection)})
         home.pool.putconn(connection)
-        found = in_turn_us({"plain": plain, "routed": routed})
-        found |= in_turn_us({"empty": empty, "empty_routed": empty_routed}, calls=3000)
+        found = in_turn_us({"empty": empty, "empty_routed": empty_routed})
     return [
         f"| the guard at checkout: whether it lives, and its role | {guard['guard']:.2f} µs |",
-        f"| a block that reads nothing, psycopg_pool | {found['empty']:.1f} µs |",
-        f"| a block that reads nothing, routed | {found['empty_routed']:.1f} µs |",
-        f"| a block that reads one row, psycopg_pool | {found['plain']:.0f} µs |",
-        f"| a block that reads one row, routed | {found['routed']:.0f} µs |",
+        f"| a block without a statement, psycopg_pool | {found['empty']:.1f} µs |",
+        f"| a block without a statement, routed | {found['empty_routed']:.1f} µs |",
     ]
 
 
@@ -113,7 +108,7 @@ def requests(monitor: Monitor) -> list[str]:
     for title, write in (("reads", False), ("writes", True)):
         for kind, make in (("ASGI", _asgi), ("WSGI", _wsgi)):
             plain, routed = make(monitor, token, note if write else None)
-            found = in_turn_us({"plain": plain, "routed": routed}, calls=3000)
+            found = in_turn_us({"plain": plain, "routed": routed})
             added[f"what {kind} middleware adds to a request that {title}"] = found["routed"] - found["plain"]
     return [f"| {title} | {us:.1f} µs |" for title, us in added.items()]
 
@@ -159,7 +154,7 @@ def main() -> None:
     chosen = options.parse_args()
     with monitored() as (lab, monitor):
         lines = ["| what | median |", "|---|---:|", *blocks(lab, monitor), *requests(monitor)]
-    content = "\n".join([*lines, "", f"{machine()}; {ROUNDS} rounds in turn, loopback."])
+    content = "\n".join([*lines, "", f"{machine()}; {ROUNDS} rounds of {CALLS} calls in turn."])
     print(content)
     if not chosen.only_print:
         write_section("adapters-psycopg", content)

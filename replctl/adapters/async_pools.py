@@ -74,7 +74,7 @@ class AsyncPools(PoolsShared):
         home, connection, decision = await self._checkout(need, scope, time.monotonic() + limit_s)
         try:
             self.count(need, decision, scope)
-            async with self._block(connection, scope, read=read):
+            async with self._block(home, connection, scope, read=read):
                 yield connection
         finally:
             connection.enter(None, writes=False)
@@ -82,12 +82,12 @@ class AsyncPools(PoolsShared):
 
     @asynccontextmanager
     async def _block(
-        self, connection: AsyncNodeConnection, scope: Scope | None, *, read: bool
+        self, home: Home, connection: AsyncNodeConnection, scope: Scope | None, *, read: bool
     ) -> AsyncIterator[None]:
         connection.enter(None if read else scope, writes=not read)
-        guarded = read and not connection.autocommit
+        guarded = read and not home.is_read_only and not connection.autocommit
         if guarded:
-            await connection.set_read_only(True)  # also where it is the primary that is read from
+            await connection.set_read_only(True)  # also where the primary is read from
         try:
             async with connection:
                 yield

@@ -61,12 +61,13 @@ class Home:
         self.error: BaseException | None = None
         self._pools = pools
         self.pooled = pools.is_pooled(node)
+        self.is_read_only = replica and not self.pooled  # every session of it is, by default
         self._living: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def parameters(self) -> dict[str, Any]:
         """What psycopg.connect is given. May block for a password_command. Raises ObserveError."""
-        read_only = self.replica and not self.pooled
-        return parameters(self._pools.inventory, self.node, self._pools.connect_options, read_only=read_only)
+        own = self._pools.connect_options
+        return parameters(self._pools.inventory, self.node, own, read_only=self.is_read_only)
 
     def connected(self, connection: Any) -> None:
         """A new connection: watch it."""

@@ -83,18 +83,18 @@ class Pools(PoolsShared):
         home, connection, decision = self._checkout(need, scope, time.monotonic() + limit_s)
         try:
             self.count(need, decision, scope)
-            yield from self._block(connection, scope, read=read)
+            yield from self._block(home, connection, scope, read=read)
         finally:
             connection.enter(None, writes=False)
             home.pool.putconn(connection)
 
     def _block(
-        self, connection: NodeConnection, scope: Scope | None, *, read: bool
+        self, home: Home, connection: NodeConnection, scope: Scope | None, *, read: bool
     ) -> Iterator[NodeConnection]:
         connection.enter(None if read else scope, writes=not read)
-        guarded = read and not connection.autocommit
+        guarded = read and not home.is_read_only and not connection.autocommit
         if guarded:
-            connection.read_only = True  # also where it is the primary that is read from
+            connection.read_only = True  # also where the primary is read from
         try:
             with connection:
                 yield connection

@@ -76,11 +76,10 @@ class TokenCarrier:
 
     def scope(self, cookies: str | None, header: str | None) -> Scope:
         """The scope of a request with these two headers. Nothing in them raises."""
-        scope = self.monitor.new_scope(header, keys=self.keys, monotonic=self._monotonic)
         token = None if cookies is None or self.cookie is None else find_cookie(cookies, self.cookie)
-        if token is None or token == header:
-            return scope
-        other = self.monitor.new_scope(token, keys=self.keys, monotonic=self._monotonic)
+        if header is None or token is None or token == header:
+            return self._new_scope(header or token)
+        scope, other = self._new_scope(header), self._new_scope(token)
         if scope.received is None:
             return other
         # The user's and the calling service's: it must see both.
@@ -88,6 +87,9 @@ class TokenCarrier:
         if other.after is not None and later(scope.after, other.after) != scope.after:
             scope.note_position(other.after, 0)
         return scope
+
+    def _new_scope(self, token: str | None) -> Scope:
+        return self.monitor.new_scope(token, keys=self.keys, monotonic=self._monotonic)
 
     def headers(self, scope: Scope) -> list[tuple[str, str]]:
         """What a response must carry; nothing unless the request wrote."""
@@ -104,6 +106,8 @@ class TokenCarrier:
 
 def find_cookie(cookies: str, name: str) -> str | None:
     """The value of the first cookie of this name."""
+    if name not in cookies:
+        return None
     for pair in cookies.split(";"):
         key, _, value = pair.partition("=")
         if key.strip() == name:
