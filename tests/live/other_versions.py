@@ -35,9 +35,11 @@ def directory_with(requirement: str) -> Path:
     return place
 
 
-def tests_pass_with(requirement: str, *paths: str, limit_s: float) -> str:
+def passes_with(requirement: str, *paths: str, limit_s: float) -> str:
     """Run these tests in a process of their own, with that release; what pytest said. Fails if one failed."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *paths]
-    done = run(command, env={"PYTHONPATH": str(directory_with(requirement))}, limit_s=limit_s)
+    done = run(
+        command, env={"PYTHONPATH": str(directory_with(requirement)), "PYTEST_ADDOPTS": ""}, limit_s=limit_s
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -62,8 +62,15 @@ class Browser:
         from django.test import AsyncClient, Client
 
         client: Any = AsyncClient() if kind == "async" else Client()
-        self.get = async_to_sync(client.get) if kind == "async" else client.get
-        self.post = async_to_sync(client.post) if kind == "async" else client.post
+        self.get = _blocking(client.get) if kind == "async" else client.get
+        self.post = _blocking(client.post) if kind == "async" else client.post
+
+
+def _blocking(method: Any) -> Any:
+    async def called(*arguments: Any, **options: Any) -> Any:
+        return await method(*arguments, **options)
+
+    return async_to_sync(called)
 
 
 def models() -> Any:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.live.other_versions import directory_with, tests_pass_with
+from tests.live.other_versions import directory_with, passes_with
 from tests.support import run
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
@@ -20,5 +20,5 @@ def test_an_older_django_passes_the_same_tests(release: str, module: str) -> Non
     shown = run([sys.executable, "-c", "import django; print(django.__version__)"], env=path)
     assert shown.stdout.startswith(f"{release}.")
 
-    said = tests_pass_with(requirement, f"tests/live/{module}", limit_s=400)
+    said = passes_with(requirement, f"tests/live/{module}", limit_s=400)
     assert " passed" in said
