@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -18,9 +18,17 @@ from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from replctl.adapters.connections import AsyncNodeConnection, AsyncNotingCursor, noting
-from replctl.adapters.guard import ROLE_SQL, note_commit_async
+from replctl.adapters.guard import ROLE_SQL, note_commit_async, shut
 from replctl.adapters.metrics import RouteMetrics
-from replctl.adapters.pooling import CLOSE_LIMIT_S, CONNECT_ERRORS, TIMEOUT_S, Home, PoolsShared, Unavailable
+from replctl.adapters.pooling import (
+    ANSWER_LIMIT_S,
+    CLOSE_LIMIT_S,
+    CONNECT_ERRORS,
+    TIMEOUT_S,
+    Home,
+    PoolsShared,
+    Unavailable,
+)
 from replctl.core.model import Lsn
 from replctl.core.routing import Decision, KeyRing, Need, Position, Scope
 from replctl.errors import PoolsClosed
@@ -164,7 +172,7 @@ class AsyncPools(PoolsShared):
         reached = False
         version = connection.info.server_version
         try:
-            with suppress(psycopg.Error):
+            with suppress(psycopg.Error), _cut_after(connection, limit_s + ANSWER_LIMIT_S):
                 reached = await wait_replayed_async(
                     lambda text: _ask(connection, text), lsn, limit_s, server_version_num=version
                 )
@@ -278,6 +286,17 @@ async def _ask(connection: AsyncNodeConnection, text: str) -> Any:
 async def _role(connection: AsyncNodeConnection) -> Any:
     """ROLE_SQL's row; of a connection that is lost, one that suits nobody."""
     try:
-        return await _ask(connection, ROLE_SQL)
+        with _cut_after(connection, ANSWER_LIMIT_S):
+            return await _ask(connection, ROLE_SQL)
     except psycopg.Error:
         return (None, True)
+
+
+@contextmanager
+def _cut_after(connection: AsyncNodeConnection, limit_s: float) -> Iterator[None]:
+    """Not asyncio.timeout: psycopg would ask the server, which may be frozen, to cancel."""
+    timer = asyncio.get_running_loop().call_later(limit_s, shut, connection)
+    try:
+        yield
+    finally:
+        timer.cancel()

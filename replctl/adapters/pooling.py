@@ -37,11 +37,11 @@ from replctl.core.routing import (
 )
 from replctl.core.routing.token import later
 from replctl.errors import NoPrimary, ObserveError, PoolsClosed, RefusedError
-from replctl.inventory import Connection
 from replctl.pg.monitor import Monitor, refusal
 
 TIMEOUT_S = 30.0
 CLOSE_LIMIT_S = 1.0
+ANSWER_LIMIT_S = 2.0  # of a query of our own, beyond what it has to wait for
 # Of a node in one of these, a pool for reading it as a replica is of no use.
 _NO_REPLICA = {Fitness.PRIMARY, Fitness.STALE_PRIMARY, Fitness.FENCED, Fitness.UNREACHABLE}
 
@@ -88,9 +88,8 @@ class Home:
     def failed(self, error: BaseException) -> None:
         """A connection could not be made. Without any that lives, nobody shall wait for one."""
         self.error = error
-        connection: Connection = self._pools.inventory.connections[self.node]
-        if isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith("28"):
-            connection.forget_password()
+        if "authentication" in str(error):  # a failed connection has no SQLSTATE
+            self._pools.inventory.connections[self.node].forget_password()
         if all(living.closed for living in list(self._living)):
             self._pools.retire(self)
 

@@ -25,9 +25,17 @@ from psycopg.rows import tuple_row
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from replctl.adapters.connections import NodeConnection, NotingCursor, noting
-from replctl.adapters.guard import ROLE_SQL, note_commit
+from replctl.adapters.guard import ROLE_SQL, note_commit, shut
 from replctl.adapters.metrics import RouteMetrics
-from replctl.adapters.pooling import CLOSE_LIMIT_S, CONNECT_ERRORS, TIMEOUT_S, Home, PoolsShared, Unavailable
+from replctl.adapters.pooling import (
+    ANSWER_LIMIT_S,
+    CLOSE_LIMIT_S,
+    CONNECT_ERRORS,
+    TIMEOUT_S,
+    Home,
+    PoolsShared,
+    Unavailable,
+)
 from replctl.core.model import Lsn
 from replctl.core.routing import Decision, KeyRing, Need, Position, Scope
 from replctl.pg.monitor import Monitor
@@ -166,7 +174,7 @@ class Pools(PoolsShared):
         reached = False
         version = connection.info.server_version
         try:
-            with suppress(psycopg.Error):
+            with suppress(psycopg.Error), _cut_after(connection, limit_s + ANSWER_LIMIT_S):
                 reached = wait_replayed(
                     lambda text: _ask(connection, text), lsn, limit_s, server_version_num=version
                 )
@@ -253,9 +261,22 @@ def _ask(connection: NodeConnection, text: str) -> Any:
 def _role(connection: NodeConnection) -> Any:
     """ROLE_SQL's row; of a connection that is lost, one that suits nobody."""
     try:
-        return _ask(connection, ROLE_SQL)
+        with _cut_after(connection, ANSWER_LIMIT_S):
+            return _ask(connection, ROLE_SQL)
     except psycopg.Error:
         return (None, True)
+
+
+@contextmanager
+def _cut_after(connection: NodeConnection, limit_s: float) -> Iterator[None]:
+    """A server that is frozen gives no answer, and takes no request to cancel either."""
+    timer = threading.Timer(limit_s, shut, (connection,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 _open: weakref.WeakSet[Pools] = weakref.WeakSet()

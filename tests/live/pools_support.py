@@ -27,14 +27,14 @@ def inventory_of(lab: Lab, *, nodes: Any = None, **routing: Any) -> Path:
 
 
 @contextmanager
-def shop(lab: Lab, *, nodes: Any = None, **routing: Any) -> Iterator[Monitor]:
+def shop(lab: Lab, *, nodes: Any = None, interval_s: float = INTERVAL_S, **routing: Any) -> Iterator[Monitor]:
     """The monitor of an application that has a table `notes`, which all nodes have replayed."""
     ask(lab, "pg1", *TABLE)
     for name in set(lab.nodes) - {"pg1"}:
         wait_until(
             lambda name=name: value(lab, name, "SELECT to_regclass('notes') IS NOT NULL"), "it is there"
         )
-    with Monitor(load_one(inventory_of(lab, nodes=nodes, **routing)), interval_s=INTERVAL_S) as monitor:
+    with Monitor(load_one(inventory_of(lab, nodes=nodes, **routing)), interval_s=interval_s) as monitor:
         monitor.ensure()
         yield monitor
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -139,6 +140,22 @@ def test_a_wait_in_vain_ends_at_the_primary(lab: Lab) -> None:
             connection.execute(INSERT, (1,))
         with pools.connection(read=True, scope=scope) as connection:
             assert (connection.execute(NEWEST).fetchone(), name_of(lab, connection)) == ((1,), "pg1")
+
+
+def test_a_replica_that_freezes_is_not_waited_for(lab: Lab) -> None:
+    no_look = {"interval_s": 3600.0}
+    with shop(lab, **no_look, on_behind="wait", wait_s=0.2) as monitor, Pools(monitor, APP) as pools:
+        for _ in range(4):
+            newest(pools)
+        pause(lab, "pg2", "pg3")
+        scope = monitor.new_scope(keys=KEYS)
+        with pools.connection(scope=scope) as connection:
+            connection.execute(INSERT, (1,))
+        for name in ("pg2", "pg3"):
+            lab.freeze(name)
+        began_s = time.monotonic()
+        assert newest(pools, scope=scope) == 1
+        assert time.monotonic() - began_s < 10
 
 
 def test_a_position_that_no_replica_has_may_be_an_error(lab: Lab) -> None:
