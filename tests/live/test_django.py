@@ -16,6 +16,7 @@ from django.db import InternalError, connection, connections, router, transactio
 
 from replctl.adapters.django import cluster_of, read_replica, unit_of_work, use_primary
 from replctl.adapters.django.testing import collapsed, lagging
+from replctl.core.routing import parse
 from replctl.lab import Lab, remove
 from replctl.pg.monitor import Monitor
 from tests.live.django_project.running import REPLICAS, caught_up, paused, running
@@ -105,6 +106,9 @@ def test_who_writes_reads_it_in_the_next_request_and_nobody_else_is_kept_from_re
         assert other.get(f"/{kind}-primary/").json()["titles"] == ["new"]
         assert writer.get(f"/{kind}-replica/").json()["titles"] == []
         token = response.headers["X-Replctl-lab"]
+        claim = parse(token)
+        assert claim is not None
+        assert claim.position is not None  # was asked for, in the thread that has the connection
         called = Browser(kind).get(f"/{kind}/", headers={"X-Replctl-lab": token})
         assert called.json()["titles"] == ["new"]
 
@@ -358,6 +362,30 @@ def test_for_tests_all_reads_can_be_served_by_the_writer_and_replicas_made_to_lo
         assert browser.get("/sync/").json()["titles"] == ["new", "second"]
         Browser().get("/sync/")
     assert [str(d.reason) for d in decisions] == ["lsn_behind", "round_robin"]
+
+
+def test_djangos_own_test_cases_have_one_test_database_and_read_their_writes(project: Lab) -> None:
+    import unittest
+
+    from django.test import TestCase
+    from django.test.utils import setup_databases, teardown_databases
+
+    class Case(TestCase):
+        def test_it(self) -> None:
+            with unit_of_work():
+                models().Article.objects.create(title="of a test")
+                self.assertEqual(titles(), ["of a test"])
+                self.assertEqual(connection.settings_dict["NAME"], "test_postgres")
+
+    before = setup_databases(verbosity=0, interactive=False)
+    try:
+        result = unittest.TestResult()
+        unittest.defaultTestLoader.loadTestsFromTestCase(Case).run(result)
+    finally:
+        connections.close_all()
+        teardown_databases(before, verbosity=0)
+    assert (result.testsRun, result.errors, result.failures) == (1, [], [])
+    assert titles() == []
 
 
 def test_django_finds_nothing_to_complain_of(project: Lab) -> None:

@@ -226,6 +226,27 @@ def test_a_commit_that_was_interrupted_while_it_waited_for_replicas_says_so(
         )
 
 
+@pytest.mark.lab(sync="ANY 1")
+def test_the_outcome_is_unknown_also_where_there_is_no_other_primary_to_connect_to(lab: Lab) -> None:
+    """What hides it elsewhere: Django connects again at the end of `atomic`."""
+
+    def interrupt() -> None:
+        wait_until(lambda: value(lab, "pg1", WAITS), "the commit waits for replicas")
+        lab.kill("pg1")
+
+    with running(lab):
+        for name in REPLICAS:
+            lab.freeze(name)
+        try:
+            with meanwhile(interrupt), pytest.raises(TransactionOutcomeUnknown), transaction.atomic():
+                articles().create(title="waited")
+            with pytest.raises(NoPrimary):
+                articles().create(title="next")
+        finally:
+            for name in REPLICAS:
+                lab.thaw(name)
+
+
 def test_a_read_that_lost_its_connection_is_not_taken_for_a_write(lab: Lab) -> None:
     with running(lab), meanwhile(lambda: _end_when_sleeping(lab)), pytest.raises(NodeSwitched):
         from django.db.models import Func, Value
