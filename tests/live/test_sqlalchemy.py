@@ -186,15 +186,21 @@ def _serves(router: Router, token: str | None) -> set[str | None]:
 def test_only_a_unit_of_work_that_wrote_costs_one_query_more(lab: Lab) -> None:
     log = lab.directory / "pg1" / "postgresql.log"
 
+    def logged() -> list[str]:
+        return re.findall(r"^notes LOG: .*(?:\n\t.*)*", log.read_text(), re.M)
+
     def asked() -> int:
-        ours = re.findall(r"^notes LOG: .*(?:\n\t.*)*", log.read_text(), re.M)
-        return sum("pg_current_wal_insert_lsn" in entry for entry in ours)
+        return sum("pg_current_wal_insert_lsn" in entry for entry in logged())
 
     with routing(lab) as router:
         router.monitor.ensure()
         configure(lab, "pg1", log_statement="all", log_line_prefix="%a ")
         wait_until(lambda: value(lab, "pg1", "SHOW log_statement") == "all", "statements are logged")
         write(router, "no unit of work")
+        before = logged()
+        for _ in range(5):
+            router.engines.get("pg1", writes=True).engine.connect().close()
+        assert (logged(), len(before) > 0) == (before, True)  # the guard asks nothing
         with router.scope() as scope:
             with router.write_session() as session:
                 session.scalars(TEXTS).all()
@@ -432,6 +438,27 @@ def test_isolation_levels_are_taken_as_of_any_session(lab: Lab) -> None:
 
 
 # ---- nodes that are not what they were
+
+
+def test_idle_connections_that_their_server_has_ended_are_replaced_unseen(lab: Lab) -> None:
+    with routing(lab) as router:
+        for _ in range(2):
+            write(router, "x")
+            wait_until(lambda: {read(router)[1] for _ in range(4)} == {"pg2", "pg3"}, "both have served")
+            for name in lab.nodes:
+                lab.stop(name)
+                lab.start(name)
+            wait_streaming(lab, "pg1", "pg2", "pg3")
+            wait_for(router.monitor, lambda s: s.writer == "pg1" and len(s.wheel) == 2, "all are back")
+        write(router, "y")
+        assert {read(router)[1] for _ in range(4)} == {"pg2", "pg3"}
+        assert value(lab, "pg1", "SELECT count(*) FROM note") == 3
+
+
+def test_monotonic_reads_stay_with_their_replica(lab: Lab) -> None:
+    with routing(lab, {"monotonic": True}) as router, router.scope():
+        first = read(router)
+        assert {read(router)[1:] for _ in range(4)} == {(first[1], "monotonic")}
 
 
 def test_a_fenced_primary_is_not_written_to_again_by_connections_it_has(lab: Lab) -> None:

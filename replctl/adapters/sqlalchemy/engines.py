@@ -74,7 +74,7 @@ class NodeEngine:
         listeners: list[tuple[str, Callable[..., Any]]]
         listeners = [("do_connect", self._address), ("connect", self._connected), ("checkin", self._returned)]
         listeners += [("handle_error", self._lost if self.writes else self._lost_read)]
-        listeners += [("checkout", self._check)]
+        listeners += [("checkout", self.check)]
         if self.writes:
             listeners += [("before_cursor_execute", self._executing)]
             listeners += [("begin", self._begun), ("begin_twophase", self._begun)]
@@ -146,9 +146,10 @@ class NodeEngine:
             self._monitor.refresh()
             raise self.switched("it is no primary that takes writes")
 
-    def _check(self, _dbapi: Any, record: Any, _fairy: Any) -> None:
+    def check(self, _dbapi: Any, record: Any, _fairy: Any) -> None:
+        """For each connection that is taken from the pool. Raises what makes the pool replace it."""
         link: Link = record.info[LINK]
-        if not link.is_quiet:
+        if link.poll(0):  # to an idle connection a server speaks to end it
             raise exc.DisconnectionError(f"{self.node} has ended an idle connection")
         if not link.is_as_expected():
             self._monitor.refresh()

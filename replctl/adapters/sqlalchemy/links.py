@@ -22,7 +22,7 @@ LINK = "replctl"
 class Link:
     """What is remembered of one connection, in its `info`: who it is of, and its transaction."""
 
-    __slots__ = ("_poll", "committing", "driver", "home", "notices", "scope", "wrote")
+    __slots__ = ("committing", "driver", "home", "notices", "poll", "scope", "wrote")
 
     def __init__(self, home: NodeEngine, driver: guard.AnyConnection) -> None:
         self.home = home
@@ -31,13 +31,10 @@ class Link:
         self.scope: Scope | None = None
         self.wrote = False
         self.committing = False
-        self._poll = select.poll()
-        self._poll.register(driver.pgconn.socket, select.POLLIN)
-
-    @property
-    def is_quiet(self) -> bool:
-        """Whether the server has said nothing since: to an idle connection it speaks to end it."""
-        return not self._poll.poll(0)
+        poll = select.poll()
+        poll.register(driver.pgconn.socket, select.POLLIN)
+        self.poll = poll.poll
+        """What can be read from the server, without a round trip."""
 
     def row(self, sql: str) -> Any:
         """The only row of a query outside of any transaction, or None."""

@@ -51,7 +51,11 @@ _WRITES = re.compile(
 _CALLED = re.compile(r"([\w$]+)\s*\(")
 
 
-@lru_cache(maxsize=4096)
+KNOWN_MAX = 4096
+_known: dict[Any, bool] = {}
+
+
+@lru_cache(maxsize=KNOWN_MAX)
 def may_write(sql: str) -> bool:
     """Whether this SQL may write. True for what is not known: functions of one's own, DDL, anything odd."""
     if _READS.match(sql) is None or _WRITES.search(sql) is not None:
@@ -66,6 +70,19 @@ def only_reads(clause: Any) -> bool:
     """
     if not isinstance(clause, Select | CompoundSelect):
         return False
+    # SQLAlchemy makes this key once for a statement, and needs it anyway to find what it compiles to.
+    key = clause._generate_cache_key()
+    if key is None:
+        return _only_reads(clause)
+    found = _known.get(key.key)
+    if found is None:
+        if len(_known) >= KNOWN_MAX:
+            _known.clear()
+        found = _known[key.key] = _only_reads(clause)
+    return found
+
+
+def _only_reads(clause: Any) -> bool:
     for part in visitors.iterate(clause):
         if isinstance(part, TextClause | UpdateBase):
             return False
