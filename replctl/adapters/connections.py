@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.pq import ConnStatus, PipelineStatus, TransactionStatus
 
 from replctl.adapters.guard import READ_ONLY, Notices, notices, outcome
 from replctl.core.routing import Scope
@@ -74,6 +74,11 @@ class Noting:
             if self.scope is not None:
                 self.scope.note_write()
 
+    def ended(self) -> None:
+        """It has succeeded. Noted again: a position that was asked for meanwhile does not include it."""
+        if self.autocommitted and self.scope is not None:
+            self.scope.note_write()
+
     @property
     def is_in_transaction(self) -> bool:
         """Whether a commit now would commit something."""
@@ -93,6 +98,9 @@ class Noting:
         """What to raise instead of this error; None = the error itself."""
         if not self.writes and getattr(error, "sqlstate", None) == READ_ONLY:
             return None  # the application writes where it said that it reads
+        lives = self.pgconn.status == ConnStatus.OK
+        if self.pooled and lives and getattr(error, "sqlstate", None) is None:
+            return None  # another connection's
         found = outcome(
             error,
             committing=self.writes and (self.committing or _may_commit(self.statement)),
@@ -128,12 +136,15 @@ class NotingCursor(psycopg.Cursor[Any]):
     def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
         """As psycopg's."""
         _begun(self, query)
-        return super().execute(query, *args, **kwargs)
+        cursor = super().execute(query, *args, **kwargs)
+        _ended(self)
+        return cursor
 
     def executemany(self, query: Any, *args: Any, **kwargs: Any) -> None:
         """As psycopg's."""
         _begun(self, query)
         super().executemany(query, *args, **kwargs)
+        _ended(self)
 
     def stream(self, query: Any, *args: Any, **kwargs: Any) -> Any:
         """As psycopg's."""
@@ -152,12 +163,15 @@ class AsyncNotingCursor(psycopg.AsyncCursor[Any]):
     async def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
         """As psycopg's."""
         _begun(self, query)
-        return await super().execute(query, *args, **kwargs)
+        cursor = await super().execute(query, *args, **kwargs)
+        _ended(self)
+        return cursor
 
     async def executemany(self, query: Any, *args: Any, **kwargs: Any) -> None:
         """As psycopg's."""
         _begun(self, query)
         await super().executemany(query, *args, **kwargs)
+        _ended(self)
 
     def stream(self, query: Any, *args: Any, **kwargs: Any) -> Any:
         """As psycopg's."""
@@ -172,6 +186,10 @@ class AsyncNotingCursor(psycopg.AsyncCursor[Any]):
 
 def _begun(cursor: Any, query: object) -> None:
     cursor.connection.begun(query)
+
+
+def _ended(cursor: Any) -> None:
+    cursor.connection.ended()
 
 
 def noting(cursor_factory: Any, own: Any) -> Any:

@@ -187,6 +187,21 @@ def test_threads_have_scopes_of_their_own(lab: Lab) -> None:
     assert found == {0: False, 1: True, 2: False, 3: True}
 
 
+def test_a_position_that_was_asked_for_during_a_write_does_not_pass_for_its_own(lab: Lab) -> None:
+    with shop(lab) as monitor, Pools(monitor, {**APP, "autocommit": True}) as pools:
+        scope = monitor.new_scope(keys=KEYS)
+        with pools.connection(scope=scope) as slow:
+            thread = threading.Thread(target=slow.execute, args=("SELECT pg_sleep(1)",))
+            thread.start()
+            wait_until(lambda: scope.is_dirty, "it is under way")
+            with pools.connection(scope=scope) as connection:
+                connection.execute(INSERT, (1,))
+            noted = scope.is_dirty
+            thread.join()
+            assert (noted, scope.is_dirty) == (False, True)
+        assert not scope.is_dirty
+
+
 # ---- which connection
 
 
