@@ -18,6 +18,7 @@ from replctl import errors
 from replctl.adapters.django import (
     NodeSwitched,
     NoPrimary,
+    NoReplica,
     NotReplicated,
     TransactionOutcomeUnknown,
     cluster_of,
@@ -289,6 +290,38 @@ def test_reads_of_a_replica_that_is_gone_go_elsewhere_without_an_error(lab: Lab)
                 served.add(articles().get()._state.db)
         assert served <= {"pg3", "default"}
         assert "pg3" in served
+
+
+def test_where_the_primary_may_not_serve_reads_none_are_sent_there(lab: Lab) -> None:
+    with running(lab, on_all_unfit="error"):
+        articles().create(title="one")
+        caught_up(lab)
+        for name in REPLICAS:
+            lab.kill(name)
+        with pytest.raises(NoReplica, match="no replica can be connected to"), unit_of_work():
+            articles().get()
+        monitor = cluster_of().monitor
+        wait_until(lambda: monitor.wait(monitor.snapshot, 1) and not monitor.snapshot.wheel, "it is seen")
+        with pytest.raises(NoReplica, match="no replica is fit"), unit_of_work():
+            articles().get()
+        assert articles().get().title == "one"  # outside of any request
+
+
+def test_behind_a_pooler_a_query_tells_the_role(lab: Lab) -> None:
+    """The server's own port as the pooler's: what is asked is the same."""
+    ports = {name: {"client_port": node.port} for name, node in lab.nodes.items()}
+    with running(lab, nodes=ports):
+        articles().create(title="one")
+        caught_up(lab)
+        with unit_of_work():
+            assert articles().get()._state.db in REPLICAS
+        connection.close()
+        configure(lab, "pg1", default_transaction_read_only="on")
+        wait_until(
+            lambda: value(lab, "pg1", "SHOW default_transaction_read_only") == "on", "it takes no writes"
+        )
+        with pytest.raises(NodeSwitched, match="pg1 takes no writes"):
+            articles().create(title="refused")
 
 
 def test_without_any_node_the_first_use_tells_the_causes(lab: Lab) -> None:

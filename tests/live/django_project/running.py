@@ -25,9 +25,15 @@ _place: list[Path] = []
 
 
 @contextlib.contextmanager
-def running(lab: Lab, *, failover: Mapping[str, Any] | None = None, **routing: Any) -> Iterator[Path]:
+def running(
+    lab: Lab,
+    *,
+    failover: Mapping[str, Any] | None = None,
+    nodes: Mapping[str, Mapping[str, Any]] | None = None,
+    **routing: Any,
+) -> Iterator[Path]:
     """The project on this lab, with its tables; gives the inventory. Every connection ends with the block."""
-    path = write_inventory(lab, failover=failover, routing={**ROUTING, **routing})
+    path = write_inventory(lab, failover=failover, nodes=nodes, routing={**ROUTING, **routing})
     settings_at(path)
     from django.core.management import call_command
     from django.db import connections
