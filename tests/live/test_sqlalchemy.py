@@ -488,6 +488,22 @@ def test_a_node_that_became_a_replica_is_seen_before_anything_is_sent(lab: Lab) 
             write(router, "on a replica")
 
 
+def test_what_began_before_the_switch_is_not_committed_on_the_old_primary(lab: Lab) -> None:
+    with routing(lab) as router:
+        late = pytest.raises(
+            NodeSwitched, match="pg1 takes the writes no more: another node takes the writes"
+        )
+        with late, router.write_session() as session:
+            session.add(Note(text="too late"))
+            session.flush()
+            ask(lab, "pg2", "SELECT pg_promote()", "INSERT INTO note (text) VALUES ('new')")
+            wait_for(router.monitor, lambda s: s.writer == "pg2", "pg2 takes the writes")
+        with router.scope():
+            write(router, "after")
+            assert read(router)[:2] == (["new", "after"], "pg2")
+        assert ask(lab, "pg1", "SELECT * FROM note") == []
+
+
 def test_the_applications_own_read_only_transaction_is_its_own_mistake(lab: Lab) -> None:
     with routing(lab) as router:
         with (
