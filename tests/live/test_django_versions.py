@@ -20,5 +20,6 @@ def test_an_older_django_passes_the_same_tests(release: str, module: str) -> Non
     shown = run([sys.executable, "-c", "import django; print(django.__version__)"], env=path)
     assert shown.stdout.startswith(f"{release}.")
 
-    said = passes_with(requirement, f"tests/live/{module}", limit_s=400)
+    # Pools of Django's own came with 5.1.
+    said = passes_with(requirement, f"tests/live/{module}", "-k", "not djangos_own_pool", limit_s=400)
     assert " passed" in said

@@ -84,16 +84,17 @@ class DatabaseWrapper(base.DatabaseWrapper):
             if self.settings_dict["OPTIONS"].get("pool") and _leads_elsewhere(connection, conn_params):
                 # Django's pool was filled while another node was the primary.
                 self._leave_pool(connection)
-                connection = super().get_new_connection(self.get_connection_params())
+                conn_params = self.get_connection_params()
+                connection = super().get_new_connection(conn_params)
         except psycopg.OperationalError as error:
             raise self._unreached(error) from error
         if not hasattr(connection, _HEARD):
             setattr(connection, _HEARD, guard.notices(connection))
         setattr(connection, _WRAPPER, self)
-        if self._is_not_what_it_was_taken_for(connection):
+        if self._is_not_what_it_was_taken_for(connection, conn_params):
             self._give_back(connection)
             self.cluster.monitor.refresh()
-            role = "takes no writes" if self.is_writer else "is no replica any more"
+            role = "takes no writes any more" if self.is_writer else "is no replica any more"
             raise NodeSwitched(f"{self._target} {role}", hint=_AGAIN)
         self.node = self._target
         self.connected_s = time.monotonic()
@@ -111,7 +112,11 @@ class DatabaseWrapper(base.DatabaseWrapper):
             return NoPrimary(what, why=_first_line(error), hint="replctl status")
         return NodeSwitched(f"{self._target} gives no connection", why=_first_line(error), hint=_AGAIN)
 
-    def _is_not_what_it_was_taken_for(self, connection: psycopg.Connection[Any]) -> bool:
+    def _is_not_what_it_was_taken_for(
+        self, connection: psycopg.Connection[Any], conn_params: dict[str, Any]
+    ) -> bool:
+        if self.settings_dict["OPTIONS"].get("pool") and _leads_elsewhere(connection, conn_params):
+            return True
         replica, refuses = guard.is_replica(connection), guard.refuses_writes(connection)
         if replica is None or self._is_pooled:
             autocommit, connection.autocommit = connection.autocommit, True
@@ -240,10 +245,9 @@ class DatabaseWrapper(base.DatabaseWrapper):
             )
         else:
             lost = guard.is_lost(error, self.connection)
-            found = (
-                NodeSwitched(f"the connection to {self._target} was lost", why=str(error)) if lost else None
-            )
-        if found is None or type(error).__module__ == "psycopg_pool":
+            what = f"the connection to {self._target} was lost"
+            found = NodeSwitched(what, why=_first_line(error), hint=_AGAIN) if lost else None
+        if found is None:
             return None
         if isinstance(found, TransactionOutcomeUnknown):
             self._note_write()
