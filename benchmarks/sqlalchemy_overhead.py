@@ -66,11 +66,11 @@ def cluster() -> Iterator[tuple[Lab, Router]]:
                 yield lab, router
 
 
-def in_turn(works: dict[str, Callable[[int], None]], samples: int) -> dict[str, float]:
-    """The median microseconds of each, by title: a call of one, of the next one, and so on, again and again.
+def in_turn(works: dict[str, Callable[[int], None]], samples: int) -> dict[str, list[float]]:
+    """The microseconds of every call, by title.
 
-    So close together that whatever slows the machine down slows down all of them. Some to begin with are
-    not counted.
+    A call of one, of the next one, and so on, again and again: so close together that whatever slows the
+    machine down slows down all of them. Some to begin with are not counted.
     """
     taken: dict[str, list[float]] = {title: [] for title in works}
     titles = list(works)
@@ -87,7 +87,7 @@ def in_turn(works: dict[str, Callable[[int], None]], samples: int) -> dict[str, 
                 gc.collect()
     finally:
         gc.enable()
-    return {title: statistics.median(all_of_them) for title, all_of_them in taken.items()}
+    return taken
 
 
 def selects(engine: Engine, router: Router) -> dict[str, Callable[[int], None]]:
@@ -137,9 +137,12 @@ def table(samples: int) -> str:
         unguarded.dispose()
     base = found["plain session"]
     lines = ["| a SELECT of one entity | median | ratio |", "|---|---:|---:|"]
-    lines += [f"| {title} | {us:.0f} µs | {us / base:.3f} |" for title, us in found.items()]
+    for title, taken in found.items():
+        # Of each pair of neighbours, which fared alike.
+        ratio = statistics.median(one / other for one, other in zip(taken, base, strict=True))
+        lines.append(f"| {title} | {statistics.median(taken):.0f} µs | {ratio:.3f} |")
     lines += ["", "| a connection from the pool and back | median |", "|---|---:|"]
-    lines += [f"| {title} | {us / CHECKOUTS:.2f} µs |" for title, us in pools.items()]
+    lines += [f"| {title} | {statistics.median(us) / CHECKOUTS:.2f} µs |" for title, us in pools.items()]
     tables = "\n".join(lines)
     return f"{tables}\n\n{machine()}, shared with the servers; {samples} of each, in turn."
 

@@ -119,11 +119,6 @@ class Routing:
             raise refusal(decision)
         return decision, self.engine_for(decision, automatic=automatic)
 
-    def count(self, decision: Decision) -> None:
-        """One read that went there."""
-        if self.metrics is not None:
-            self.metrics.count(decision)
-
 
 class Router(Routing):
     """For threads. Use it as a context manager, or `close` it."""

@@ -135,8 +135,9 @@ class RoutingSession(Session):
                     raise
                 tried[decision.node] = error
             else:
-                self.router.count(decision)
-                if scope is not None and decision.node is not None:
+                if self.router.metrics is not None:
+                    self.router.metrics.count(decision)
+                if scope is not None and scope.monotonic and decision.node is not None:
                     scope.note_read(decision.node)
                 return engine, True
 
