@@ -259,6 +259,26 @@ def test_scopes_stay_in_their_threads(lab: Lab) -> None:
         assert read(router)[0] == []  # and none is left here
 
 
+def test_units_of_work_that_take_turns_on_one_connection_each_hear_of_their_own_write(lab: Lab) -> None:
+    with routing(lab, {"write_pool": {"pool_size": 1, "max_overflow": 0}}) as router:
+        heard: list[tuple[bool, bool]] = []
+
+        def writes() -> None:
+            for _ in range(50):
+                with router.scope() as scope:
+                    write(router, "mine")
+                    heard.append((scope.has_changed, scope.is_dirty))
+
+        threads = [threading.Thread(target=writes) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+
+        assert heard == [(True, False)] * 200
+        assert value(lab, "pg1", "SELECT count(*) FROM note") == 200
+
+
 def test_a_read_waits_for_the_replica_as_long_as_it_may(lab: Lab) -> None:
     with routing(lab, on_behind="wait", wait_s=10, **LAGGING) as router:
         router.monitor.ensure()

@@ -173,8 +173,6 @@ class RoutingSession(Session):
             self._failure = error  # raised once the session has put everything in order
 
     def _has_ended(self) -> None:
-        if self._link is not None:
-            self._link.scope = None
         failure, self._failure = self._failure, None
         self._place = self._next_place = self._link = None
         if failure is not None:
