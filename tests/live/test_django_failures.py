@@ -289,7 +289,9 @@ def test_a_primary_that_was_made_read_only_is_left_and_says_why(lab: Lab) -> Non
         assert [row[0] for row in ask(lab, "pg1", TITLES)] == ["before", "after"]
 
 
-def test_reads_of_a_replica_that_is_gone_go_elsewhere_without_an_error(lab: Lab) -> None:
+def test_reads_of_a_replica_that_is_gone_go_elsewhere_without_an_error(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
     with running(lab):
         articles().create(title="one")
         caught_up(lab)
@@ -300,6 +302,10 @@ def test_reads_of_a_replica_that_is_gone_go_elsewhere_without_an_error(lab: Lab)
                 served.add(articles().get()._state.db)
         assert served <= {"pg3", "default"}
         assert "pg3" in served
+        said = {
+            record.getMessage().split(": ")[1] for record in caplog.records if record.name == "replctl.django"
+        }
+        assert said <= {"a read goes elsewhere"}
 
 
 def test_where_the_primary_may_not_serve_reads_none_are_sent_there(lab: Lab) -> None:

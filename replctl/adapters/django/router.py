@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, connections
@@ -14,6 +15,8 @@ from replctl.adapters.django.errors import NoReplica
 from replctl.core.model import Lsn
 from replctl.core.routing import READ, Decision, Reason, Scope, current_scope
 from replctl.pg.position import wait_replayed
+
+_log = logging.getLogger("replctl.django")
 
 TRIES = 3
 """Replicas that a read tries to connect to before it goes to the primary."""
@@ -118,7 +121,9 @@ def _serves(cluster: Cluster, decision: Decision, scope: Scope | None) -> bool:
         if not _has_replayed(connection, lsn, decision.wait_s):
             return False
         connection.replayed_lsn = lsn
-    except DatabaseError:
+    except DatabaseError as error:
+        # Said aloud: a replica that never lets anybody in would otherwise go unnoticed.
+        _log.warning("%s: a read goes elsewhere: %s", cluster.name, error)
         return False
     return True
 
