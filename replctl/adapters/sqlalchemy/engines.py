@@ -157,8 +157,9 @@ class NodeEngine:
             raise exc.InvalidatePoolError(f"{self.node} is no primary that takes writes")
 
     def _returned(self, _dbapi: Any, record: Any) -> None:
-        if self.writes and LINK in record.info:
-            record.info[LINK].scope = None  # before anybody else can have the connection
+        link: Link | None = record.info.get(LINK) if self.writes else None
+        if link is not None:
+            link.scope = None  # before anybody else can have the connection
         if self.retired and record.dbapi_connection is not None:
             record.invalidate()
 

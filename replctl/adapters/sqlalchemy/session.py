@@ -100,12 +100,12 @@ class RoutingSession(Session):
         return super().connection(bind_arguments, execution_options)
 
     def _is_for_the_primary(self, clause: Any) -> bool:
-        if self.mode == "write" or (self.mode == "automatic" and (self._flushing or not only_reads(clause))):
-            return True
-        if self.mode == "read" and (self._flushing or getattr(clause, "is_dml", False) or locks(clause)):
-            node = None if self._place is None else self._place.home.node
-            raise write_refused(node, "a flush" if self._flushing else "a statement that writes or locks")
-        return False
+        if self.mode == "read":
+            if self._flushing or getattr(clause, "is_dml", False) or locks(clause):
+                node = None if self._place is None else self._place.home.node
+                raise write_refused(node, "a flush" if self._flushing else "a statement that writes or locks")
+            return False
+        return self.mode == "write" or self._flushing or not only_reads(clause)
 
     def _choose(self, clause: Any, options: Any) -> tuple[Engine, bool]:
         """The engine for this transaction from now on, and whether it is connected already."""
@@ -148,7 +148,7 @@ class RoutingSession(Session):
 
     # ---- SQLAlchemy tells here how the transaction goes
 
-    def _has_begun(self, connection: Connection) -> None:
+    def _has_begun(self, _transaction: SessionTransaction, connection: Connection) -> None:
         place = self._next_place
         if place is None or connection.engine is not place.home.engine:
             return
@@ -172,24 +172,15 @@ class RoutingSession(Session):
         except NotReplicated as error:
             self._failure = error  # raised once the session has put everything in order
 
-    def _has_ended(self) -> None:
+    def _has_ended(self, transaction: SessionTransaction) -> None:
+        if transaction.parent is not None:
+            return
         failure, self._failure = self._failure, None
         self._place = self._next_place = self._link = None
         if failure is not None:
             raise failure
 
 
-@event.listens_for(RoutingSession, "after_begin")
-def _after_begin(session: RoutingSession, _transaction: SessionTransaction, connection: Connection) -> None:
-    session._has_begun(connection)
-
-
-@event.listens_for(RoutingSession, "after_commit")
-def _after_commit(session: RoutingSession) -> None:
-    session._has_committed()
-
-
-@event.listens_for(RoutingSession, "after_transaction_end")
-def _after_transaction_end(session: RoutingSession, transaction: SessionTransaction) -> None:
-    if transaction.parent is None:
-        session._has_ended()
+event.listen(RoutingSession, "after_begin", RoutingSession._has_begun)
+event.listen(RoutingSession, "after_commit", RoutingSession._has_committed)
+event.listen(RoutingSession, "after_transaction_end", RoutingSession._has_ended)
