@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from replctl.core.routing import (
+    NO_SYSTEM,
     Decision,
     KeyRing,
     Need,
@@ -119,7 +120,7 @@ class Monitor:
     def _issue(self, keys: KeyRing, position: Position | None) -> str:
         if position is not None:
             return keys.issue(position, time.time())
-        return keys.issue_window("" if self._snapshot is None else self._snapshot.system, time.time())
+        return keys.issue_window(NO_SYSTEM if self._snapshot is None else self._snapshot.system, time.time())
 
     # ---- waiting: for the first look, and for what a refresh brings
 

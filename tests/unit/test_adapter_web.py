@@ -80,6 +80,17 @@ def test_the_names_are_those_of_the_cluster_unless_told_otherwise(monitor: Monit
         TokenCarrier(monitor, KEYS, cookie="a b")
 
 
+def test_what_was_written_before_the_first_look_makes_a_sticky_window_in_the_next_request(
+    monitor: Monitor,
+) -> None:
+    scope = monitor.new_scope(keys=KEYS)
+    scope.note_write()
+
+    following = monitor.new_scope(scope.token, keys=KEYS)
+
+    assert 0 < following.sticky_until_s - time.monotonic() <= monitor.inventory.settings.routing.sticky_s
+
+
 @pytest.mark.parametrize(
     ("cookies", "header", "expected"),
     [

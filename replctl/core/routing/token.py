@@ -25,6 +25,7 @@ MAX_AGE_S = 3600.0
 SECRET_BYTES_MIN = 16
 TOKEN_LENGTH_MAX = 128
 SIGNATURE_LETTERS = 32  # half of the digest
+NO_SYSTEM = "0" * 10  # of a sticky window that begins before the cluster was looked at: it needs none
 _TOKEN = re.compile(
     r"v1\.([0-9a-f]{10})\.([0-9]{1,10})\.([0-9a-f]{0,16})\.([0-9a-f]{1,12})\.([0-9a-f]{32})", re.ASCII
 )
