@@ -37,6 +37,8 @@ from replctl.inventory import Inventory
 from replctl.pg.background import FIRST_LOOK_LIMIT_S, GAP_MIN_S, Worker
 
 INTERVAL_S = 1.0
+PATIENCE_S = 5.0
+"""How long what begins during a failover waits for the new primary; when all is well, one takes a second."""
 
 _log = logging.getLogger("replctl.monitor")
 _NO_REPLICA = {Reason.ALL_UNFIT, Reason.NO_REPLICA, Reason.LSN_BEHIND, Reason.SNAPSHOT_STALE}
@@ -95,6 +97,20 @@ class Monitor:
         decision = self.decide(need, scope)
         if decision.node is None:
             raise refusal(decision)
+        return decision
+
+    def route_soon(self, need: Need, scope: Scope | None, limit_s: float) -> Decision:
+        """The same; while nobody takes writes, waits so long (seconds) for a look that knows better."""
+        until_s = time.monotonic() + limit_s
+        while (decision := self.decide(need, scope)).node is None:
+            self.wait(self._snapshot, _left_s(decision, until_s))
+        return decision
+
+    async def route_soon_async(self, need: Need, scope: Scope | None, limit_s: float) -> Decision:
+        """The same for a task; blocks no event loop."""
+        until_s = time.monotonic() + limit_s
+        while (decision := self.decide(need, scope)).node is None:
+            await self.wait_async(self._snapshot, _left_s(decision, until_s))
         return decision
 
     # ---- scopes and tokens
@@ -245,6 +261,14 @@ def refusal(decision: Decision) -> RefusedError:
     """The error that says why a decision leads nowhere."""
     kind = NoReplica if decision.reason in _NO_REPLICA else NoPrimary
     return kind(decision.reason.sentence, why=decision.detail or None, hint="replctl route --explain")
+
+
+def _left_s(decision: Decision, until_s: float) -> float:
+    """How long to wait on. Raises NoReplica at once, NoPrimary in the end."""
+    error, left_s = refusal(decision), until_s - time.monotonic()
+    if not isinstance(error, NoPrimary) or left_s <= 0:
+        raise error
+    return left_s
 
 
 def _roles(snapshot: Snapshot) -> tuple[object, ...]:

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select
 
 from replctl.adapters.sqlalchemy import AsyncRouter, Router
-from replctl.errors import NodeSwitched, NoPrimary, ReplctlError, TransactionOutcomeUnknown
+from replctl.errors import NodeSwitched, ReplctlError, TransactionOutcomeUnknown
 from replctl.inventory import load_one
 from replctl.lab import Lab
 from replctl.pg.monitor import Monitor
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.lab(replicas=2, sy
 WRITERS = 4
 PAUSE_S = 0.005
 RECOVERY_LIMIT_S = 2.0
-TOLD = {NodeSwitched, TransactionOutcomeUnknown, NoPrimary}  # the last: nothing was begun at all
+TOLD = {NodeSwitched, TransactionOutcomeUnknown}
 
 
 class Ledger:
@@ -146,6 +146,7 @@ def test_a_failover_under_load_is_short_and_loses_nothing(lab: Lab, kind: str, h
 
     kept = {text for (text,) in ask(lab, new, "SELECT text FROM note")}
     assert {text for _, text in ledger.rows} - kept == set()
-    assert (set(ledger.errors) - TOLD, ledger.errors.total() > 0) == (set(), True)
+    # There may be none: what begins meanwhile waits for the new primary.
+    assert set(ledger.errors) - TOLD == set()
     assert recovered_s - promoted_s < RECOVERY_LIMIT_S
     print(f"recovered {recovered_s - promoted_s:.3f} s after the promotion; {dict(ledger.errors)}")

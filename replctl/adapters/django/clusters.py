@@ -19,7 +19,7 @@ from replctl.adapters.web import TokenCarrier
 from replctl.core.routing import WRITE, Decision, KeyRing, Need, Scope, current_scope
 from replctl.errors import ReplctlError
 from replctl.inventory import load_one
-from replctl.pg.monitor import Monitor, refusal
+from replctl.pg.monitor import Monitor
 
 
 class Cluster:
@@ -30,6 +30,7 @@ class Cluster:
         self.writer: str = place["writer"]
         inventory = load_one(Path(place["inventory"]))
         self.monitor = Monitor(inventory, zone=place["zone"], interval_s=place["interval_s"])
+        self.patience_s: float = place["patience_s"]
         self.metrics: RouteMetrics | None = metrics_of(self.monitor) if place["metrics"] else None
 
     @property
@@ -49,19 +50,16 @@ class Cluster:
         return {alias for alias in entries if entries[alias].get(KEY, {}).get("writer") == self.writer}
 
     def decide(self, need: Need, scope: Scope | None) -> Decision:
-        """Where this goes now; the first use waits for the first look.
+        """Where this goes now; waits for the first look, and for a primary during a failover.
 
         Raises NoPrimary or NoReplica where it goes nowhere, MonitorClosed.
         """
         try:
             if self.monitor.snapshot is None:
                 self.monitor.ensure()
-            decision = self.monitor.decide(need, scope)
-            if decision.node is None:
-                raise refusal(decision)
+            return self.monitor.route_soon(need, scope, self.patience_s)
         except ReplctlError as error:
             raise as_django(error) from None
-        return decision
 
     def writer_node(self) -> str:
         """The node that takes writes now. Raises NoPrimary, MonitorClosed."""

@@ -8,7 +8,7 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 
 from replctl.inventory import load_one
-from replctl.pg.monitor import INTERVAL_S
+from replctl.pg.monitor import INTERVAL_S, PATIENCE_S
 
 ENGINE = "replctl.adapters.django.backend"
 KEY = "REPLCTL"
@@ -24,6 +24,7 @@ def databases(
     writer: str = "default",
     zone: str | None = None,
     interval_s: float = INTERVAL_S,
+    patience_s: float = PATIENCE_S,
     metrics: bool = False,
     **settings: Any,
 ) -> dict[str, dict[str, Any]]:
@@ -32,7 +33,8 @@ def databases(
     `settings` are Django's (NAME, USER, PASSWORD, OPTIONS, CONN_MAX_AGE, …) and hold for all of them, except
     ATOMIC_REQUESTS and AUTOCOMMIT, which are for the writer. Host, port and TLS come from the inventory, and
     without USER the role too. `zone` is where this process runs, `interval_s` (seconds) how often it looks
-    at the nodes, `metrics` whether it counts for prometheus_client.
+    at the nodes, `patience_s` how long what begins during a failover waits for the new primary, `metrics`
+    whether it counts for prometheus_client.
 
     Nodes that join the inventory later serve reads after a restart; the writer alias follows every failover
     among those that it knows.
@@ -50,6 +52,7 @@ def databases(
         "writer": writer,
         "zone": zone,
         "interval_s": interval_s,
+        "patience_s": patience_s,
         "metrics": metrics,
     }
     entries = {writer: {**settings, "ENGINE": ENGINE, KEY: {**place, "node": None}}}

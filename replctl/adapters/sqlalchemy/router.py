@@ -14,7 +14,7 @@ from replctl.adapters.sqlalchemy.engines import Engines, NodeEngine
 from replctl.adapters.sqlalchemy.session import Mode, RoutingSession
 from replctl.core.routing import READ, WRITE, Decision, KeyRing, Need, Reason, Scope, current_scope, entered
 from replctl.errors import NodeSwitched
-from replctl.pg.monitor import Monitor, refusal
+from replctl.pg.monitor import PATIENCE_S, Monitor, refusal
 
 
 class Routing:
@@ -24,6 +24,7 @@ class Routing:
     - `pool` are options of `create_engine` for all engines, `read_pool` and `write_pool` for those of one
       use: `pool_size` and its like. One engine is made for each node and use that is needed; reads that
       go to the primary have one of their own there, so that they cannot take the writes' connections.
+    - `patience_s` is how long a transaction that begins during a failover waits for the new primary.
     - `metrics` counts the reads (`metrics_of(monitor)`).
     - `connection` is what the application's connections have other than the inventory's: `dbname`, `user`,
       `password`, `application_name`, `options`.
@@ -42,12 +43,14 @@ class Routing:
         pool: Mapping[str, Any] | None = None,
         read_pool: Mapping[str, Any] | None = None,
         write_pool: Mapping[str, Any] | None = None,
+        patience_s: float = PATIENCE_S,
         metrics: RouteMetrics | None = None,
         **connection: Any,
     ) -> None:
         self.monitor = monitor
         self.keys = keys
         self.monotonic = monotonic
+        self.patience_s = patience_s
         self.metrics = metrics
         self.engines = Engines(
             monitor,
@@ -66,26 +69,24 @@ class Routing:
             yield scope
 
     def route(self, *, read: bool = True) -> Decision:
-        """Where this would go now, without connecting. Raises NoPrimary, NoReplica."""
-        return self.decide(READ if read else WRITE, current_scope(self.monitor.cluster))
+        """Where this would go now, without connecting or waiting. Raises NoPrimary, NoReplica."""
+        return self.monitor.route(READ if read else WRITE, current_scope(self.monitor.cluster))
 
     # ---- for sessions
 
     def decide(self, need: Need, scope: Scope | None) -> Decision:
-        """Where this goes; at first use waits for the first look. Raises NoPrimary, NoReplica."""
+        """Where this goes; waits for the first look, and for a primary. Raises NoPrimary, NoReplica."""
         decision = self.monitor.decide(need, scope)
-        if decision.reason is Reason.NOT_OBSERVED:
-            self._observe()
-            decision = self.monitor.decide(need, scope)
-        if decision.node is None:
-            raise refusal(decision)
-        return decision
-
-    def _observe(self) -> None:
+        if decision.node is not None:
+            return decision
         if self.is_async:
-            await_only(self.monitor.ensure_async())
-        else:
-            self.monitor.ensure()
+            return await_only(self._decide_async(need, scope))
+        self.monitor.ensure()
+        return self.monitor.route_soon(need, scope, self.patience_s)
+
+    async def _decide_async(self, need: Need, scope: Scope | None) -> Decision:
+        await self.monitor.ensure_async()
+        return await self.monitor.route_soon_async(need, scope, self.patience_s)
 
     def decide_read(self, scope: Scope | None, tried: Mapping[str | None, NodeSwitched]) -> Decision:
         """Where this read goes, not to nodes that were `tried` in vain. Raises the last of their errors."""
