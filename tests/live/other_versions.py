@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -35,11 +36,27 @@ def directory_with(requirement: str) -> Path:
     return place
 
 
-def passes_with(requirement: str, *paths: str, limit_s: float) -> str:
-    """Run these tests in a process of their own, with that release; what pytest said. Fails if one failed."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *paths]
-    done = run(
-        command, env={"PYTHONPATH": str(directory_with(requirement)), "PYTEST_ADDOPTS": ""}, limit_s=limit_s
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def passes_with(requirement: str, module: str, *, subset: str, besides: str = "", limit_s: float) -> None:
+    """Run a module's tests in a process of their own, with that release; fails if one of them failed.
+
+    With REPLCTL_TEST_MATRIX=all these are all but `besides`, otherwise those of `subset`: both are
+    expressions of pytest's -k. The servers take turns in either case.
+    """
+    whole = os.environ.get("REPLCTL_TEST_MATRIX") == "all"
+    chosen = (f"not ({besides})" if besides else "") if whole else subset
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", module]
+    environment = {
+        "PYTHONPATH": str(directory_with(requirement)),
+        "PYTEST_ADDOPTS": "",
+        "REPLCTL_TEST_MATRIX": "",
+    }
+    done = run([*command, "-k", chosen], env=environment, limit_s=limit_s)
+    print(done.stdout)
+    assert (done.returncode, " passed" in done.stdout) == (0, True), done.stderr
+
+
+def version_with(requirement: str, package: str) -> str:
+    """The version of the package that a process imports which has that release."""
+    program = f"import {package}; print({package}.__version__)"
+    done = run([sys.executable, "-c", program], env={"PYTHONPATH": str(directory_with(requirement))})
+    return done.stdout.strip()
