@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connections, router, transaction
+from django.db import transaction
 from sqlalchemy import exc, insert, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -283,9 +283,13 @@ def test_a_replica_that_receives_nothing_is_fresh_where_zero_means_all_was_repla
 # ---- a router that draws lots
 
 
+def addresses(lab: Lab) -> list[tuple[str, int]]:
+    return [(node.host, node.port) for node in lab.nodes.values()]
+
+
 @pytest.fixture
 def project(cluster: Lab) -> Iterator[Any]:
-    """The Django project; with the aliases of the usual recipe beside its own. Gives its models."""
+    """The Django project with one article. Gives its models."""
     with running(cluster):
         from tests.live.django_project import models
 
@@ -293,38 +297,13 @@ def project(cluster: Lab) -> Iterator[Any]:
         ask(cluster, "pg1", f"TRUNCATE {tables} CASCADE")
         models.Article.objects.create(title="old")
         caught_up(cluster)
-        names = (usual.RandomRouter.primary, *usual.RandomRouter.replicas)
-        plain = {"ENGINE": "django.db.backends.postgresql", "NAME": "postgres", "USER": "postgres"}
-        added = {
-            alias: {**plain, "HOST": node.host, "PORT": node.port}
-            for alias, node in zip(names, cluster.nodes.values(), strict=True)
-        }
-        settled = connections.configure_settings({"default": {}, **added})
-        connections.settings.update({alias: settled[alias] for alias in added})
-        try:
-            yield models
-        finally:
-            for alias in added:
-                del connections[alias]
-                del connections.settings[alias]
-
-
-@contextlib.contextmanager
-def drawing_lots() -> Iterator[None]:
-    """The usual router instead of ours."""
-    before, router.routers = router.routers, [usual.RandomRouter()]
-    try:
-        yield
-    finally:
-        router.routers = before
-        for alias in (usual.RandomRouter.primary, *usual.RandomRouter.replicas):
-            connections[alias].close()
+        yield models
 
 
 def test_a_random_router_does_not_find_what_its_transaction_created(cluster: Lab, project: Any) -> None:
     articles = project.Article.objects
     with paused(cluster):
-        with drawing_lots(), transaction.atomic(using=usual.RandomRouter.primary):
+        with usual.drawing_lots(addresses(cluster)), transaction.atomic(using=usual.RandomRouter.primary):
             created = articles.create(title="usual")
             with pytest.raises(project.Article.DoesNotExist):
                 articles.get(pk=created.pk)
@@ -337,7 +316,7 @@ def test_a_random_router_does_not_find_what_its_transaction_created(cluster: Lab
 def test_a_random_router_refreshes_an_object_from_where_it_is_not(cluster: Lab, project: Any) -> None:
     articles = project.Article.objects
     with paused(cluster):
-        with drawing_lots():
+        with usual.drawing_lots(addresses(cluster)):
             created = articles.create(title="usual")
             with pytest.raises(project.Article.DoesNotExist):
                 created.refresh_from_db()
@@ -349,7 +328,7 @@ def test_a_random_router_refreshes_an_object_from_where_it_is_not(cluster: Lab, 
 
 
 def test_a_random_router_keeps_objects_of_two_nodes_apart(cluster: Lab, project: Any) -> None:
-    with drawing_lots():
+    with usual.drawing_lots(addresses(cluster)):
         article = project.Article.objects.get(title="old")
         author = project.Author.objects.create(name="ann")
         with pytest.raises(ValueError, match="router prevents this relation"):

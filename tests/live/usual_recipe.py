@@ -10,10 +10,12 @@ import itertools
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from django.db import connections, router
 from sqlalchemy import Engine, create_engine, exc
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import UpdateBase
@@ -89,6 +91,28 @@ class RandomRouter:
     def db_for_write(self, _model: Any, **_hints: Any) -> str:
         """Where a write goes."""
         return self.primary
+
+
+@contextmanager
+def drawing_lots(addresses: Sequence[tuple[str, int]]) -> Iterator[None]:
+    """In a running project: the router, with plain aliases for these hosts and ports, the primary first."""
+    plain = {"ENGINE": "django.db.backends.postgresql", "NAME": "postgres", "USER": "postgres"}
+    names = (RandomRouter.primary, *RandomRouter.replicas)
+    added = {
+        name: {**plain, "HOST": host, "PORT": port}
+        for name, (host, port) in zip(names, addresses, strict=True)
+    }
+    settled = connections.configure_settings({"default": {}, **added})
+    connections.settings.update({name: settled[name] for name in names})
+    before, router.routers = router.routers, [RandomRouter()]
+    try:
+        yield
+    finally:
+        router.routers = before
+        for name in names:
+            connections[name].close()
+            del connections[name]
+            del connections.settings[name]
 
 
 def watch(primary: str, replicas: Sequence[str]) -> str:
