@@ -264,8 +264,8 @@ def test_an_idle_primary_puts_out_all_replicas_by_the_age_of_the_last_replay(clu
 
         assert monitor.wait(monitor.snapshot, 5) is not None
         with Pools(monitor, APP) as pools:
-            scopes = [monitor.new_scope() for _ in range(8)]
-            assert {pools_node(pools, scope) for scope in scopes} == set(REPLICAS)
+            units = [monitor.new_scope() for _ in range(8)]
+            assert {pools_node(pools, unit) for unit in units} == set(REPLICAS)
 
 
 def test_a_replica_that_receives_nothing_is_fresh_where_zero_means_all_was_replayed(cluster: Lab) -> None:
