@@ -55,6 +55,8 @@ bench: venv-test
 	$(PY) -m benchmarks.lab
 	$(PY) -m benchmarks.failover
 	$(PY) -m benchmarks.lag_cases
+	$(PY) -m benchmarks.routing
+	$(PY) -m benchmarks.adapters_psycopg
 	@echo "docs/benchmarks.md holds the tables"
 
 docs: venv-test

@@ -162,6 +162,22 @@ def test_the_readme_names_the_two_commands_to_begin_with():
     )
 
 
+def test_the_readme_runs_the_examples_with_the_commands_that_their_own_tests_run():
+    section = text_of(ROOT / "README.md").partition("## Routing reads in Python\n")[2].partition("\n## ")[0]
+    shown = [
+        line for fence in re.findall(r"^```\n(.*?)^```", section, re.M | re.S) for line in fence.splitlines()
+    ]
+    examples = sorted((ROOT / "examples").glob("*.py"))
+    told = {
+        path.name: [line.strip() for line in text_of(path).split('"""')[1].splitlines()] for path in examples
+    }
+
+    assert [line for line in shown if not any(line in lines for lines in told.values())] == []
+    for lines in told.values():
+        starts = {line for line in lines if re.match(r"(uvicorn|flask|python) ", line)}
+        assert starts and starts <= set(shown)
+
+
 def test_the_changelog_has_a_section_for_this_version():
     assert re.search(rf"^## \[{re.escape(__version__)}\] - ", text_of(ROOT / "CHANGELOG.md"), re.MULTILINE)
 

@@ -225,7 +225,11 @@ def test_the_import_table_of_the_design_document_is_the_one_that_is_checked():
     documented = {}
     for row in table.partition("\n\n")[0].splitlines()[2:]:
         names, may_import = row.split("|")[1:3]
-        layers = set(re.findall(r"[\w.]+", may_import.partition(";")[0])) & {*every, "pg.monitor"}
+        layers = set(re.findall(r"[\w.]+", may_import.partition(";")[0])) & {
+            *every,
+            "pg.monitor",
+            "pg.position",
+        }
         if "every layer" in may_import:
             layers = set(every) - ({"cli"} if "but cli" in may_import else set())
         documented.update({name.strip("` "): layers for name in names.split(",")})

@@ -1,4 +1,4 @@
-"""Write what is generated: commands, inventory keys, checks, refusals, and output that a page shows.
+"""Write what is generated: commands, inventory keys, checks, refusals, reasons, and output that is shown.
 
     python -m tools.docs
 
@@ -21,12 +21,13 @@ from typing import Any
 from typer.main import get_command
 
 from replctl.inventory import reference as inventory
-from tools import checks, refusals
+from tools import checks, refusals, routing
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "commands.md"
 GUIDE = ROOT / "docs" / "inventory.md"
 CHECKS = ROOT / "docs" / "checks.md"
+ROUTING = ROOT / "docs" / "routing.md"
 FAILOVER = ROOT / "docs" / "failover.md"
 EXAMPLE = ROOT / "inventory.example.toml"
 WIDTH = 80
@@ -115,12 +116,14 @@ def generated() -> dict[Path, str]:
     shown = {path: with_shown_output(text) for path, text in texts.items() if _SHOWN.search(text)}
     guide = inventory.document(shown.pop(GUIDE, texts[GUIDE]))
     listed = checks.document(shown.pop(CHECKS, texts[CHECKS]))
+    routed = routing.document(shown.pop(ROUTING, texts[ROUTING]))
     failover = refusals.document(shown.pop(FAILOVER, texts[FAILOVER]))
     return {
         REFERENCE: reference(),
         GUIDE: guide,
         EXAMPLE: inventory.example(),
         CHECKS: listed,
+        ROUTING: routed,
         FAILOVER: failover,
         **shown,
     }

@@ -39,6 +39,12 @@ COMMANDS: tuple[Entry, ...] = (
         help="Check the health of a cluster, as monitoring plugins do.",
     ),
     Entry(
+        name="route",
+        section="See",
+        target="replctl.cli.route:route",
+        help="Tell where a read or a write would go, and why.",
+    ),
+    Entry(
         name="doctor",
         section="See",
         target="replctl.cli.doctor:doctor",

@@ -41,9 +41,9 @@ def pause(
     length_s = None if for_time is None else limit_of(for_time, "--for")
     now = time.time()
     until_at = None if length_s is None else now + length_s
-    mark = {"reason": _reason(reason), "since_at": now, "until_at": until_at}
+    mark = {"reason": reason_given(reason), "since_at": now, "until_at": until_at}
     until = "until `replctl resume`" if until_at is None else f"until {utc(until_at)}"
-    return _mark(
+    return set_mark(
         _one(inventory, cluster),
         "pause",
         mark,
@@ -62,11 +62,12 @@ def resume(
 
     Example: replctl resume
     """
-    return _mark(
+    return set_mark(
         _one(inventory, cluster),
         "pause",
         None,
         done="Automatic failover is no longer paused.",
+        otherwise="it is not paused",
         dry_run=dry_run,
     )
 
@@ -81,11 +82,12 @@ def ack(
 
     Example: replctl ack
     """
-    return _mark(
+    return set_mark(
         _one(inventory, cluster),
         "block",
         None,
         done="The next automatic failover is allowed.",
+        otherwise="it is not blocked",
         dry_run=dry_run,
     )
 
@@ -104,7 +106,7 @@ def _one(inventory: Any, cluster: str | None) -> Inventory:
     return one
 
 
-def _reason(given: str | None) -> str:
+def reason_given(given: str | None) -> str:
     """The operator's words, else who it was."""
     if given is None:
         import getpass
@@ -122,14 +124,23 @@ def _reason(given: str | None) -> str:
     return given.strip()
 
 
-def _mark(inventory: Inventory, key: str, value: dict[str, Any] | None, *, done: str, dry_run: bool) -> int:
+def set_mark(
+    inventory: Inventory,
+    key: str,
+    value: dict[str, Any] | None,
+    *,
+    done: str,
+    otherwise: str = "",
+    dry_run: bool,
+) -> int:
+    """Set a mark, or (None) take it away; says what is `done`, or that nothing is to do `otherwise`."""
     import asyncio
 
-    return asyncio.run(_write(inventory, key, value, done, dry_run=dry_run))
+    return asyncio.run(_write(inventory, key, value, done, otherwise, dry_run=dry_run))
 
 
 async def _write(
-    inventory: Inventory, key: str, value: dict[str, Any] | None, done: str, *, dry_run: bool
+    inventory: Inventory, key: str, value: dict[str, Any] | None, done: str, otherwise: str, *, dry_run: bool
 ) -> int:
     from replctl.cli.look import DEFAULT_LIMIT_S
     from replctl.pg.marks import keeper, until_replayed, write_mark
@@ -141,7 +152,7 @@ async def _write(
         primary = keeper(state, inventory.connections)
         before = _holding(state.marks, key)
         if value is None and before is None:
-            typer.echo(f"{name}: nothing to do, it is not {'paused' if key == 'pause' else 'blocked'}.")
+            typer.echo(f"{name}: nothing to do, {otherwise}.")
             return 0
         if dry_run:
             typer.echo(f"{name}: would be done, by a row of replctl.state on {primary.node}: {done}")
@@ -164,5 +175,5 @@ async def _write(
 
 
 def _holding(marks: Marks | None, key: str) -> Mark | None:
-    mark: Mark | None = getattr(marks, key) if marks is not None else None
+    mark = None if marks is None else marks.of(key)
     return mark if mark is not None and mark.holds(time.time()) else None

@@ -1,9 +1,12 @@
-"""What replctl.state says: is automatic failover paused or blocked, and until when."""
+"""What replctl.state says: is automatic failover paused or blocked, and which nodes are drained."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+DRAIN = "drain:"
+"""What the keys of drained nodes begin with; the rest is the node's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,13 @@ class Marks:
     pause: Mark | None = None
     block: Mark | None = None
     sync: Mark | None = None  # fewer replicas have to confirm than the inventory says, until they are back
+    drained: dict[str, Mark] = field(default_factory=dict)  # by node: it serves no reads
+
+    def of(self, key: str) -> Mark | None:
+        """The mark that is kept under this key; None where there is none."""
+        if key.startswith(DRAIN):
+            return self.drained.get(key.removeprefix(DRAIN))
+        return {"pause": self.pause, "block": self.block, "sync": self.sync}[key]
 
     def objection(self, now: float) -> str | None:
         """Why no automatic failover may happen now; None when it may."""
@@ -38,7 +48,12 @@ class Marks:
 
 def parse_marks(rows: dict[str, Any]) -> Marks:
     """Read the rows. One that cannot be read holds for ever: what is unclear makes stricter, never looser."""
-    return Marks(**{key: _mark(rows.get(key)) for key in ("pause", "block", "sync")})
+    drained = {
+        key.removeprefix(DRAIN): mark
+        for key, value in rows.items()
+        if key.startswith(DRAIN) and (mark := _mark(value)) is not None
+    }
+    return Marks(**{key: _mark(rows.get(key)) for key in ("pause", "block", "sync")}, drained=drained)
 
 
 def _mark(value: Any) -> Mark | None:

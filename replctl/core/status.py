@@ -273,6 +273,8 @@ def _node_status(
         else _primary_state(state, observation)
     )
     in_pool, reason = _routing(node_state, observation, lag, spec, settings)
+    if in_pool and _is_drained(state, spec.name):
+        in_pool, reason = False, "drained"
     return NodeStatus(
         name=spec.name,
         host=spec.host,
@@ -395,6 +397,11 @@ def _state_without_receiver(
     if archive_only and restores and (near or advanced is None):
         return NodeState.ARCHIVE
     return NodeState.STALLED
+
+
+def _is_drained(state: ClusterState, name: str) -> bool:
+    mark = state.marks.drained.get(name) if state.marks is not None else None
+    return mark is not None and mark.holds(state.observed_at)
 
 
 def _routing(

@@ -1,7 +1,7 @@
 """What must hold for every controller, kept in the cluster: the table replctl.state.
 
-One row per key: `pause`, `block`, `sync`. Written on the primary, replicated like everything else, read
-from any node that answers.
+One row per key: `pause`, `block`, `sync`, `drain:NODE`. Written on the primary, replicated like everything
+else, read from any node that answers.
 """
 
 from __future__ import annotations

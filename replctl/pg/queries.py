@@ -35,6 +35,7 @@ class Query:
 _CAPABILITIES: dict[str, dict[int, int]] = {
     # syncrep.c, SYNC_STANDBY_DEFINED and its kin: before, a just-started primary could skip the wait.
     "sync_wait_from_start": {14: 18, 15: 13, 16: 9, 17: 5},
+    "wait_for_lsn": {19: 0},  # a statement that waits for replay
     # walreceiver.c: before, a busy receiver does not look at wal_receiver_timeout.
     "wal_receiver_timeout_cut": {16: 0},
 }
@@ -256,6 +257,38 @@ https://www.postgresql.org/docs/current/functions-admin.html#PG-LOGICAL-EMIT-MES
 REPLAYED = Query("replayed", {14: f"SELECT {_BYTES.format('pg_last_wal_replay_lsn()')} AS replayed_lsn"})
 """How far one replica has replayed, for `--probe`."""
 
+POSITION = Query(
+    "position",
+    {
+        14: f"""
+SELECT ('x' || substr(pg_walfile_name(lsn), 1, 8))::bit(32)::int AS timeline,
+  bytes - CASE
+    WHEN mod(bytes, pg_size_bytes(current_setting('wal_segment_size'))) = 40 THEN 40
+    WHEN mod(bytes, current_setting('wal_block_size')::bigint) = 24 THEN 24
+    ELSE 0 END AS lsn
+FROM (SELECT lsn, {_BYTES.format("lsn")} AS bytes FROM pg_current_wal_insert_lsn() AS lsn) AS inserted
+"""
+    },
+)
+"""Where the WAL ends, for a token. The insert position, so that a commit that was not flushed is included.
+
+At the beginning of a page or a segment it lies behind a header, of 24 or 40 bytes, which no replica's replay
+reaches before there is a record behind it. SizeOfXLogShortPHD and SizeOfXLogLongPHD of
+src/include/access/xlog_internal.h.
+"""
+
+WAIT_REPLAYED = Query(
+    "wait_replayed",
+    {
+        14: f"SELECT CASE WHEN pg_is_in_recovery() THEN {_BYTES.format('pg_last_wal_replay_lsn()')} END",
+        19: "WAIT FOR LSN '{lsn}' WITH (MODE 'standby_replay', TIMEOUT '{limit_ms}ms', NO_THROW)",
+    },
+)
+"""Whether one replica has replayed so far, for a read that must have seen a write.
+
+https://www.postgresql.org/docs/devel/sql-wait-for.html
+"""
+
 MARKS = Query("marks", {14: "SELECT key, value FROM replctl.state"})
 """What must hold for every controller."""
 
@@ -282,7 +315,7 @@ MANAGERS = Query("managers", {14: _MANAGERS})
 READY = Query(
     "ready",
     {
-        14: f"""
+        14: """
 SELECT current_user::text AS role, pg_backend_pid() AS backend_pid,
   EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE n.nspname = 'replctl' AND c.relname = 'state') AS state_table,
@@ -380,7 +413,20 @@ FROM pg_settings WHERE name IN ('wal_receiver_timeout', 'recovery_min_apply_dela
 )
 """What ALTER SYSTEM had set of what a cut changes; NULL = nothing, so that RESET puts it back."""
 
-QUERIES = (SAMPLE, CORE, BEAT, REPLAYED, MARKS, PLACE, READY, CONFIG_ERRORS, CUT_STATE, HELD_SETTINGS)
+QUERIES = (
+    SAMPLE,
+    CORE,
+    BEAT,
+    POSITION,
+    REPLAYED,
+    WAIT_REPLAYED,
+    MARKS,
+    PLACE,
+    READY,
+    CONFIG_ERRORS,
+    CUT_STATE,
+    HELD_SETTINGS,
+)
 
 
 def rights_query(tests: tuple[str, ...]) -> str:

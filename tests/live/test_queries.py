@@ -16,7 +16,18 @@ from replctl.core.quorum import parse_sync_rule, sync_name
 from replctl.lab import Lab
 from replctl.pg.facts import node_facts
 from replctl.pg.grants import operator_rights
-from replctl.pg.queries import BEAT, CORE, PLACE, QUERIES, READY, SAMPLE, SETTINGS, Query, rights_query
+from replctl.pg.queries import (
+    BEAT,
+    CORE,
+    PLACE,
+    POSITION,
+    QUERIES,
+    READY,
+    SAMPLE,
+    SETTINGS,
+    Query,
+    rights_query,
+)
 from tests.live.truth import superuser
 from tests.support import wait_until
 
@@ -26,7 +37,7 @@ on_every_server = pytest.mark.every_pg
 NODES = ["pg1", "pg2"]  # the primary and a replica
 # A superuser, the role that the lab's inventory connects as, and one that may do nothing special.
 USERS = ["postgres", "replctl", "app"]
-WRITES = (BEAT,)
+ON_PRIMARIES = (BEAT, POSITION)
 FOR_ANYBODY = (SAMPLE, CORE, PLACE, READY)
 
 
@@ -42,7 +53,7 @@ def columns(cursor: psycopg.Cursor[Any]) -> list[tuple[str, int]]:
 @on_every_server
 @pytest.mark.parametrize(
     ("node", "query"),
-    [(n, q) for n in NODES for q in QUERIES if n == "pg1" or q not in WRITES],
+    [(n, q) for n in NODES for q in QUERIES if n == "pg1" or q not in ON_PRIMARIES],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
 def test_every_variant_has_the_same_columns_on_every_server_that_can_run_it(
