@@ -52,6 +52,7 @@ def test_databases_are_a_writer_and_every_node(inventory: Path) -> None:
         "writer": "default",
         "zone": "a",
         "interval_s": 1.0,
+        "patience_s": 5.0,
         "metrics": False,
     }
     of_all = {"ENGINE": "replctl.adapters.django.backend", "NAME": "orders", "CONN_MAX_AGE": 60}
