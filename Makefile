@@ -13,7 +13,7 @@
 # WORKERS=0 runs tests one after the other.
 
 PYTHON ?= python3
-WORKERS ?= 2
+WORKERS ?= 3
 ARGS ?=
 SEEDS ?= 10000
 FROM ?=

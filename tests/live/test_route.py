@@ -138,7 +138,8 @@ def test_draining_is_seen_by_route_and_status_and_can_be_taken_back(lab: Lab) ->
     dry = route(lab, "--drain", "pg2", "--dry-run")
     assert (dry.returncode, dry.stdout) == (
         0,
-        "lab: would be done, by a row of replctl.state on pg1: pg2 gets no more reads, until `replctl route --undrain pg2`.\n",
+        "lab: would be done, by a row of replctl.state on pg1: pg2 gets no more reads, until "
+        "`replctl route --undrain pg2`.\n",
     )
     assert considered(document(lab))["pg2"] == "fit"
 
