@@ -2,7 +2,7 @@
 
 Run it:
 
-    pip install 'replctl[lab,django]'
+    pip install '.[lab,django]'
     replctl lab up --dir /tmp/lab --replicas 2 --sync 'ANY 1'
     export REPLCTL_INVENTORY=/tmp/lab/inventory.toml
     python examples/django_app.py create-table

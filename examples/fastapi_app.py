@@ -2,7 +2,7 @@
 
 Against a cluster on this machine:
 
-    pip install 'replctl[lab,metrics,sqlalchemy]' greenlet fastapi uvicorn
+    pip install '.[lab,metrics,sqlalchemy]' greenlet fastapi uvicorn
     replctl lab up --dir /tmp/lab --replicas 2
     export REPLCTL_INVENTORY=/tmp/lab/inventory.toml
     uvicorn --app-dir examples fastapi_app:app --port 8000

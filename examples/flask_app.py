@@ -2,7 +2,7 @@
 
 Against a cluster on this machine:
 
-    pip install 'replctl[lab,metrics,sqlalchemy]' flask
+    pip install '.[lab,metrics,sqlalchemy]' flask
     replctl lab up --dir /tmp/lab --replicas 2
     export REPLCTL_INVENTORY=/tmp/lab/inventory.toml
     flask --app examples/flask_app.py create-table

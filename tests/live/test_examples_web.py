@@ -133,4 +133,4 @@ def test_an_example_says_when_to_come_back_while_nobody_takes_writes(lab: Lab, e
 def test_an_example_is_short_and_says_how_to_run_it(example: str) -> None:
     text = (ROOT / "examples" / f"{example}.py").read_text()
     assert len(text.splitlines()) <= LINES_MAX
-    assert [c for c in commands(example) if c.startswith("pip install 'replctl[lab,metrics,sqlalchemy]'")]
+    assert [c for c in commands(example) if c.startswith("pip install '.[lab,metrics,sqlalchemy]'")]
