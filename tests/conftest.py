@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import tempfile
 
 import hypothesis
@@ -20,6 +21,8 @@ MARKERS = (
 # What a user has set for his own work must not decide whether a test passes.
 FOREIGN = ("PG", "REPLCTL_", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "COLUMNS", "LINES", "XDG_")
 OURS = "REPLCTL_TEST_"
+# What a shell ignores for jobs in the background, and their children for them.
+ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 
 _home = pytest.StashKey[str]()
 
@@ -42,6 +45,10 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in list(os.environ):
         if name.startswith(FOREIGN) and not name.startswith(OURS):
             del os.environ[name]
+    for number in ENDING:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, usual)
     # No ~/.pgpass, ~/.postgresql or ~/.config of the user's, and nothing left behind in his home.
     config.stash[_home] = os.environ["HOME"] = tempfile.mkdtemp(prefix="replctl-test-home-")
 
