@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from replctl.core.lag import LagHistory
-from replctl.core.model import ClusterState
+from replctl.core.model import Cause, ClusterState, Unreachable
 from replctl.core.routing import Memory, advance, choose_writer, is_blind, make_snapshot
 from replctl.core.status import assess
 from replctl.pg.observe import Observer
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 JITTER = 0.25  # of the interval, either way: processes started together do not look together
 FIRST_LOOK_LIMIT_S = 5.0
 LOOK_LIMIT_S = 2.0
+# After a look at which a node was silent: the next primary is not to be waited for as long as the lost one.
+# Every so many looks it has the whole time again, as a node that is just far away needs.
+SILENT_LOOK_LIMIT_S = 0.8
+PATIENT_LOOK_EVERY = 4
 GAP_MIN_S = 0.25  # between two looks, however often somebody asks for one
 STALE_INTERVALS = 3  # a snapshot is stale after so many intervals without a look, and the limit of one
 STOP_LIMIT_S = 2.0
@@ -43,6 +47,7 @@ class Worker:
         self._history = LagHistory()
         self._turns: Iterator[int] = itertools.count(random.randrange(FIRST_TURN_MAX))  # noqa: S311
         self._looked = False
+        self._silent_looks = 0  # so many in a row, up to the last, had a silent node
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._wanted: asyncio.Event | None = None
@@ -84,10 +89,19 @@ class Worker:
         async with Observer(self._inventory) as observer:
             while not self._stopping:
                 started_s = time.monotonic()
-                limit_s = LOOK_LIMIT_S if self._looked else FIRST_LOOK_LIMIT_S
-                self._learn(await observer.observe(limit_s=limit_s))
+                state = await observer.observe(limit_s=self._limit_s)
                 self._looked = True
+                silent = any(isinstance(n, Unreachable) and n.cause is Cause.TIMEOUT for n in state.nodes)
+                self._silent_looks = self._silent_looks + 1 if silent else 0
+                self._learn(state)
                 await self._pause(time.monotonic() - started_s)
+
+    @property
+    def _limit_s(self) -> float:
+        """How long the next look may take."""
+        if not self._looked:
+            return FIRST_LOOK_LIMIT_S
+        return SILENT_LOOK_LIMIT_S if self._silent_looks % PATIENT_LOOK_EVERY else LOOK_LIMIT_S
 
     async def _pause(self, took_s: float) -> None:
         """Until the next look is due; sooner where somebody asks for it, or nobody takes writes."""
