@@ -11,7 +11,6 @@ Behind a pooler such as PgBouncer these reports may be another server's: there a
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import math
 import socket
 from typing import Any
@@ -20,6 +19,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from replctl.core.routing import Position, Scope
+from replctl.core.topology import is_address
 from replctl.errors import NodeSwitched, NotReplicated, TransactionOutcomeUnknown
 from replctl.inventory import Inventory
 from replctl.pg.monitor import Monitor
@@ -69,7 +69,7 @@ def parameters(
     if spec.client_port is not None:
         given["port"] = str(spec.client_port)
     # Given always, so that a PGHOSTADDR in the environment cannot lead every node to one server.
-    given["hostaddr"] = host if _is_address(host) else ""
+    given["hostaddr"] = host if is_address(host) else ""
     given |= {
         "connect_timeout": max(2, math.ceil(limit_s)),
         "keepalives_idle": 5,
@@ -81,14 +81,6 @@ def parameters(
     if read_only:
         given["options"] = f"{given.get('options') or ''} -c default_transaction_read_only=on".strip()
     return given
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True
 
 
 # ---- what the node is, without a round trip

@@ -124,7 +124,7 @@ async def _stop(world: World, outcome: Outcome, situation: Situation, reason: st
         outcome.ending = Ending.PARTIAL
         return outcome
     touched = {r.step.node for r in outcome.results if isinstance(r.step, Cut | FastForward)}
-    cut = {f.node for f in situation.replicas if is_cut(f) and rival(situation) is None}
+    cut = {f.node for f in situation.replicas if is_cut(f)} if rival(situation) is None else set()
     if asked:
         # Whether it became the primary is not known: given back, the others could confirm for the old one.
         outcome.left_cut = tuple(sorted(touched | cut | asked))

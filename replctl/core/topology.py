@@ -6,6 +6,8 @@ first and by the walsender rows of the other nodes second.
 
 from __future__ import annotations
 
+import ipaddress
+
 from replctl.core.model import FENCE_NAME, ClusterState, Lsn, NodeFacts, Sender
 from replctl.core.settings import ClusterSettings, NodeSpec
 
@@ -112,6 +114,15 @@ def _same_address(spec: NodeSpec, host: str, port: int | None, own_host: str) ->
 
 def _is_local(host: str) -> bool:
     return host.lower() in _LOOPBACK or host.startswith("/")
+
+
+def is_address(host: str) -> bool:
+    """Whether it is an IP address, with or without a zone, and no name to be looked up."""
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 def tree(settings: ClusterSettings, upstreams: dict[str, str | None]) -> list[tuple[int, str]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import socket
 import threading
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
 
 from replctl.core.model import Cause
+from replctl.core.topology import is_address
 from replctl.errors import ObserveError
 from replctl.inventory import Connection
 
@@ -63,7 +63,7 @@ async def connect(
         async with asyncio.timeout(limit_s):
             host = parameters["host"]
             if not host.startswith(("/", "@")):
-                found = [host] if _is_address(host) else await _resolve(host)
+                found = [host] if is_address(host) else await _resolve(host)
                 # Given always, so that a PGHOSTADDR in the environment cannot lead every node to one server.
                 parameters |= {"host": ",".join([host] * len(found)), "hostaddr": ",".join(found)}
             return await AsyncConnection.connect(
@@ -137,14 +137,6 @@ def shut(connection: AsyncConnection[DictRow]) -> None:
 async def _fetch(connection: AsyncConnection[DictRow], text: str, prepare: bool) -> list[DictRow]:
     cursor = await connection.execute(text.encode(), prepare=prepare)
     return await cursor.fetchall() if cursor.description else []
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True
 
 
 async def _resolve(host: str) -> list[str]:
