@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import django
 from asgiref.sync import async_to_sync, sync_to_async
@@ -56,9 +57,12 @@ def settings_at(path: Path) -> None:
     if not _place:
         _place.append(Path(tempfile.mkdtemp(prefix="replctl-test-")) / "cluster.toml")
         shutil.copy(path, _place[0])
-        os.environ["DJANGO_PROJECT_INVENTORY"] = str(_place[0])
-        os.environ["DJANGO_SETTINGS_MODULE"] = "tests.live.django_project.settings"
-        django.setup()
+        environment = {
+            "DJANGO_PROJECT_INVENTORY": str(_place[0]),
+            "DJANGO_SETTINGS_MODULE": "tests.live.django_project.settings",
+        }
+        with patch.dict(os.environ, environment):  # programs that later tests start have their own
+            django.setup()
     shutil.copy(path, _place[0])
     _place[0].chmod(0o644)
 
