@@ -117,6 +117,12 @@ COMMANDS: tuple[Entry, ...] = (
         help="Show and validate the inventory.",
     ),
     Entry(
+        name="render-systemd",
+        section="Set up",
+        target="replctl.cli.render_systemd:render_systemd",
+        help="Print systemd units for the controller, checks and proxies.",
+    ),
+    Entry(
         name="lab",
         section="Try out",
         target="replctl.cli.lab:app",
