@@ -117,6 +117,18 @@ COMMANDS: tuple[Entry, ...] = (
         help="Show and validate the inventory.",
     ),
     Entry(
+        name="render-pgbouncer",
+        section="Set up",
+        target="replctl.cli.render_pgbouncer:render_pgbouncer",
+        help="Print PgBouncer's databases: one for writing, one for reading.",
+    ),
+    Entry(
+        name="render-haproxy",
+        section="Set up",
+        target="replctl.cli.render_haproxy:render_haproxy",
+        help="Print HAProxy's configuration, with checks that know roles.",
+    ),
+    Entry(
         name="render-systemd",
         section="Set up",
         target="replctl.cli.render_systemd:render_systemd",

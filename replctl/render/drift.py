@@ -1,0 +1,15 @@
+"""How a file differs from what would be rendered now."""
+
+from __future__ import annotations
+
+import difflib
+
+
+def difference(present: str | None, wanted: str, name: str) -> str:
+    """A unified diff from the file to what is wanted; empty where they are the same. No times in it."""
+    if present == wanted:
+        return ""
+    before, after = (present or "").splitlines(), wanted.splitlines()
+    lines = difflib.unified_diff(before, after, name, f"{name} (rendered)", lineterm="")
+    # Files that differ in their line ends only have no line that differs.
+    return "\n".join(lines) or f"{name}: only the line ends differ"
