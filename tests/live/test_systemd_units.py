@@ -1,4 +1,4 @@
-"""What the units of `replctl render-systemd` run does its work, as they run it, as far as no systemd is needed.
+"""What the units of `replctl render-systemd` run does its work: run as they run it, but without systemd.
 
 An unprivileged user without capabilities that no program can regain, with no memory both writable and
 executable, and with a file system of which only the state directory can be written.
