@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from replctl.cli.options import ClusterOption, InventoryOption, YesOption
-from replctl.errors import UsageError
+from replctl.errors import RefusedError, UsageError
 
 if TYPE_CHECKING:
     from replctl.inventory import Inventory
@@ -51,6 +51,9 @@ def render_systemd(
     on_failure: Annotated[
         str | None, typer.Option("--on-failure", metavar="UNIT", help="Start this unit when a check fails.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --out: also replace a unit that was not rendered by this.")
+    ] = False,
     _yes: YesOption = False,
 ) -> int:
     """Print hardened systemd units, or write them: controller, checks, and render --watch for the proxies.
@@ -78,7 +81,7 @@ def render_systemd(
     if out is None:
         typer.echo("\n".join(f"# {UNITS}/{name}\n{text}" for name, text in found.items()), nl=False)
         return 0
-    return _compare(out, found) if check else _write(out, found)
+    return _compare(out, found) if check else _write(out, found, force=force)
 
 
 def _this_program() -> str:
@@ -164,57 +167,32 @@ def _warn(inventory: Inventory, deployment: Deployment) -> None:
         typer.echo(f"replctl: warning: {note}", err=True)
 
 
-def _write(directory: Path, found: dict[str, str]) -> int:
-    """Write every unit whole or not at all; a unit that is right already is not touched."""
-    from tempfile import NamedTemporaryFile
+def _write(directory: Path, found: dict[str, str], *, force: bool) -> int:
+    """Write what differs; refuses before the first one where somebody else's unit is in the way."""
+    from replctl.files import previous_of, read, replace
+    from replctl.render.rendered import mark_of
 
     for name, text in found.items():
-        if _read(directory / name) == text:
-            continue
-        try:
-            with NamedTemporaryFile("w", dir=directory, prefix=f".{name}.", delete=False) as file:
-                try:
-                    file.write(text)
-                    file.flush()
-                    os.fchmod(file.fileno(), 0o644)  # systemd warns of others; there is no secret in it
-                    os.fsync(file.fileno())
-                    Path(file.name).replace(directory / name)
-                except BaseException:
-                    Path(file.name).unlink(missing_ok=True)
-                    raise
-        except OSError as error:
-            raise UsageError(
-                f"{directory / name} cannot be written", why=error.strerror or str(error)
-            ) from None
-        typer.echo(str(directory / name))
+        present = read(directory / name)
+        if present and mark_of(present) != mark_of(text) and not force:
+            raise RefusedError(
+                f"{directory / name} was not rendered by this command for this cluster",
+                why="its first line is another",
+                hint=f"--force replaces it, and keeps it as {previous_of(Path(name))}",
+            )
+    for name, text in found.items():
+        if replace(directory / name, text).changed:
+            typer.echo(str(directory / name))
     return 0
 
 
 def _compare(directory: Path, found: dict[str, str]) -> int:
     """Print how the files differ. 1 if any does."""
-    import difflib
+    from replctl.files import read
+    from replctl.render.drift import difference
 
-    differs = False
-    for name, text in found.items():
-        there = _read(directory / name)
-        if there == text:
-            continue
-        differs = True
-        lines = difflib.unified_diff(
-            (there or "").splitlines(),
-            text.splitlines(),
-            str(directory / name),
-            f"{name} (rendered)",
-            lineterm="",
-        )
-        typer.echo("\n".join(lines))
-    return 1 if differs else 0
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read", why=str(error)) from None
+    places = {directory / name: text for name, text in found.items()}
+    differences = [difference(read(path), text, str(path)) for path, text in places.items()]
+    for one in filter(None, differences):
+        typer.echo(one)
+    return 1 if any(differences) else 0

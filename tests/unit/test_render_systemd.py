@@ -338,8 +338,22 @@ def test_out_writes_what_differs_and_check_tells(inventory: Path, tmp_path: Path
 def test_a_directory_that_is_not_there_is_said(inventory: Path, tmp_path: Path) -> None:
     done = render(inventory, "--out", str(tmp_path / "none"))
 
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert "No such file or directory" in done.stderr
+
+
+def test_somebody_elses_unit_is_not_replaced_unless_asked_for(inventory: Path, tmp_path: Path) -> None:
+    timer = tmp_path / "replctl-orders-check.timer"
+    timer.write_text("[Timer]\nOnCalendar=daily\n")
+
+    refused = render(inventory, "--out", str(tmp_path))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    forced = render(inventory, "--out", str(tmp_path), "--force")
+
+    assert (refused.returncode, names) == (3, ["orders.toml", timer.name])
+    assert "was not rendered by this command for this cluster" in refused.stderr
+    assert (forced.returncode, len(forced.stdout.splitlines())) == (0, 3)
+    assert (tmp_path / f"{timer.name}.previous").read_text() == "[Timer]\nOnCalendar=daily\n"
 
 
 def test_check_alone_says_what_it_needs(inventory: Path) -> None:
