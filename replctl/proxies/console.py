@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 from replctl.errors import InventoryError, ReplctlError
 
 CONNECT_TIMEOUT_S = 2
-_VERSION = re.compile(r"PgBouncer ([0-9]{1,3}\.[0-9]{1,3})(?![0-9])")
+VERSION = re.compile(r"PgBouncer ([0-9]{1,3}\.[0-9]{1,3})(?![0-9])")
 
 
 def settings_of(dsn: str) -> dict[str, str]:
@@ -37,7 +37,7 @@ def ask_version(dsn: str) -> str:
     except psycopg.Error as error:
         why = str(error).strip().splitlines() or ["no answer"]
         raise ReplctlError(f"the PgBouncer at {place} does not tell its version", why=why[0]) from None
-    match = _VERSION.match(str(row[0]) if row else "")
+    match = VERSION.match(str(row[0]) if row else "")
     if match is None:
         raise ReplctlError(
             f"the PgBouncer at {place} does not tell its version", why="what answers is another program"

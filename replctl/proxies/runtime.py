@@ -10,7 +10,7 @@ from replctl.errors import ReplctlError
 
 TIMEOUT_S = 2.0
 ANSWER_BYTES = 4 * 1024 * 1024
-_VERSION = re.compile(r"^Version: ([0-9]{1,3}\.[0-9]{1,3})(?![0-9])", re.MULTILINE)
+VERSION = re.compile(r"^Version: ([0-9]{1,3}\.[0-9]{1,3})(?![0-9])", re.MULTILINE)
 
 
 def ask(place: str, command: str, timeout_s: float = TIMEOUT_S) -> str:
@@ -36,7 +36,7 @@ def ask(place: str, command: str, timeout_s: float = TIMEOUT_S) -> str:
 
 def ask_version(place: str) -> str:
     """The version of the HAProxy behind this socket, such as `2.8`. Raises ReplctlError."""
-    match = _VERSION.search(ask(place, "show info"))
+    match = VERSION.search(ask(place, "show info"))
     if match is None:
         raise ReplctlError(
             f"the HAProxy at {place} does not tell its version", why="what answers is another program"

@@ -13,9 +13,9 @@ from typing import Any
 
 from replctl.core.settings import ClusterSettings, NodeSpec
 from replctl.render import role_checks
-from replctl.render.placement import Placement
+from replctl.render.placement import Placement, client_host, client_port
 from replctl.render.rendered import Rendered, dotted, fingerprint, head
-from replctl.render.tokens import Whitelist, assert_plain, is_address, with_port
+from replctl.render.tokens import Whitelist, assert_plain, is_address, shown, with_port
 
 COMMENT = "#"
 OLDEST = (2, 2)  # before, there was no `http-check send` and no `tcp-check connect linger`
@@ -27,7 +27,7 @@ CHECK_PORT = 8008
 FAST_MS = 500  # between checks while a server goes up or down
 SOCKET_BYTES = 90  # a Unix socket's name has 107, and HAProxy puts its pid behind while it starts
 _GLOBAL_LOG = "log stdout format raw local0 info"
-_SHARED = ("mode tcp", "log global", "option tcplog", "option dontlog-normal")
+_LOGGED = ("log global", "option tcplog", "option dontlog-normal")
 _KEEPALIVE = ("option clitcpka", "option srvtcpka")
 # Sessions of pools are idle for long; whoever is gone is found by keep-alive.
 _TIMES = ("timeout connect 3s", "timeout client 24h", "timeout server 24h", "timeout check 2s", "retries 2")
@@ -121,21 +121,18 @@ class _Work:
         self.version = whitelist.version(options.version, f"{WHERE} version", OLDEST)
         self.cluster = whitelist.name(settings.name, "[cluster] name")
         self.check = whitelist.choice(table["check"], f"{WHERE} check", ("login", "sql", "http"))
-        self.user = table["check_user"] or options.check_user
+        self.user = options.check_user if table["check_user"] is None else table["check_user"]
         self.role_checks = table["write_role_checks"] is True
         self.nodes = [self._node(spec) for spec in sorted(settings.nodes, key=lambda spec: spec.name)]
         self.named = any(not (n.host.startswith("/") or is_address(n.host)) for n in self.nodes if n.host)
 
     def _node(self, spec: NodeSpec) -> _Node:
-        where = f"[[nodes]] {spec.name}"
-        host_key, port_key = (
-            "host" if spec.client_host is None else "client_host",
-            "port" if spec.client_port is None else "client_port",
-        )
+        where = f"[[nodes]] {shown(spec.name)}"
+        (host, host_key), (port, port_key) = client_host(spec), client_port(spec)
         return _Node(
             name=self.take.name(spec.name, "[[nodes]] name"),
-            host=self.take.host(spec.client_host or spec.host, f"{where} {host_key}"),
-            port=self.take.port(spec.client_port or spec.port, f"{where} {port_key}"),
+            host=self.take.host(host, f"{where} {host_key}"),
+            port=self.take.port(port, f"{where} {port_key}"),
             own_host=self.take.host(spec.host, f"{where} host"),
             own_port=self.take.port(spec.port, f"{where} port"),
         )
@@ -150,7 +147,10 @@ class _Work:
         if self.table["stats_socket"] is not None:
             path = self.take.path(self.table["stats_socket"], f"{WHERE} stats_socket", SOCKET_BYTES)
             lines.append(f"stats socket {path} mode 600 level admin expose-fd listeners")
-        return [*_section("global", lines), *_section("defaults", [*_SHARED, *_KEEPALIVE, *_TIMES])]
+        return [
+            *_section("global", lines),
+            *_section("defaults", ["mode tcp", *_LOGGED, *_KEEPALIVE, *_TIMES]),
+        ]
 
     def resolvers(self) -> list[str]:
         """Who looks up the nodes' names; none where they have addresses."""
@@ -174,8 +174,8 @@ class _Work:
         name = backend(self.cluster, write=write)
         servers = self._servers(name, write=write)
         lines = [f"bind {bind}"]
-        if self.fragment:  # whatever the other file's defaults are
-            lines += [word for word in (*_SHARED, *_KEEPALIVE, *_TIMES) if word != "log global"]
+        if self.fragment:  # whatever the other file's defaults are; how it logs is left to them
+            lines += ["mode tcp", *_KEEPALIVE, *_TIMES]
         lines.append("balance roundrobin")
         if not write:
             lines.append("option redispatch")  # a server that refuses a connection is not the only one
@@ -258,16 +258,19 @@ class _Work:
         return " ".join(words)
 
     def _checked_at(self, node: _Node) -> list[str]:
-        """Where the check goes, if not to where clients go: a pooler tells the role of its last server."""
+        """Where the check goes, if not to where clients go.
+
+        Another port for clients means a pooler, which repeats what its server said when it last logged in.
+        """
         if self.check == "http":
             if node.host.startswith("/"):
                 self.take.refuse(node.host, f"{WHERE} check", "http does not go over a Unix socket")
             port = CHECK_PORT if self.table["check_port"] is None else self.table["check_port"]
             return [f"port {self.take.port(port, f'{WHERE} check_port')}"]
-        if (node.host, node.port) == (node.own_host, node.own_port) or node.own_host.startswith("/"):
+        if node.port == node.own_port or node.own_host.startswith("/"):
             return []
-        address = [f"addr {node.own_host}"] if is_address(node.own_host) else []
-        return [*address, f"port {node.own_port}"]
+        elsewhere = node.host != node.own_host and is_address(node.own_host)
+        return [*([f"addr {node.own_host}"] if elsewhere else []), f"port {node.own_port}"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,9 +18,9 @@ from replctl.core.routing.policies import smooth
 from replctl.core.settings import ClusterSettings
 from replctl.errors import InventoryError, NoReplica, RefusedError
 from replctl.render import ini
-from replctl.render.placement import Placement, Reader
+from replctl.render.placement import Placement, Reader, client_host, client_port
 from replctl.render.rendered import Rendered, dotted, fingerprint, head
-from replctl.render.tokens import Whitelist, assert_plain
+from replctl.render.tokens import Whitelist, assert_plain, shown
 
 COMMENT = ";"
 OLDEST = (1, 18)  # before, a long list of hosts overran its buffer
@@ -106,9 +106,7 @@ def writer_of(settings: ClusterSettings, table: Mapping[str, Any], present: str)
         return None
     names = [_filled(table["write_alias"], database) for database in table["databases"]]
     leads = {(found[n].get("host"), found[n].get("port", "5432")) for n in names if n in found}
-    nodes = [
-        s.name for s in settings.nodes if (s.client_host or s.host, str(s.client_port or s.port)) in leads
-    ]
+    nodes = [s.name for s in settings.nodes if (client_host(s)[0], str(client_port(s)[0])) in leads]
     return nodes[0] if len(leads) == len(nodes) == 1 else None
 
 
@@ -128,8 +126,8 @@ class _Work:
         self.warnings: list[str] = []
         self.addresses = {
             s.name: (
-                whitelist.host(s.client_host or s.host, f"[[nodes]] {s.name} {_key(s.client_host, 'host')}"),
-                whitelist.port(s.client_port or s.port, f"[[nodes]] {s.name} {_key(s.client_port, 'port')}"),
+                whitelist.host(client_host(s)[0], f"[[nodes]] {shown(s.name)} {client_host(s)[1]}"),
+                whitelist.port(client_port(s)[0], f"[[nodes]] {shown(s.name)} {client_port(s)[1]}"),
             )
             for s in settings.nodes
         }
@@ -160,13 +158,16 @@ class _Work:
             if count > 1:
                 self.take.refuse(name, f"{WHERE} write_alias, read_alias", "two aliases of one name")
             if name == RESERVED:
-                self.take.refuse(name, f"{WHERE} databases", "this is the name of the admin console")
+                where = f"{WHERE} databases, write_alias, read_alias"
+                self.take.refuse(name, where, "this is the name of the admin console")
         return found
 
     def _name(self, key: str, database: str) -> str:
         template = self.table[key]
+        if not database:
+            return ""  # refused already
         name = _filled(template, database) if isinstance(template, str) else template
-        return self.take.name(name, f"{WHERE} {key}")
+        return self.take.name(name, f"{WHERE} {key} for one of databases")
 
     def _writing(self, name: str, database: str) -> Alias:
         host, port = self.addresses[self.placement.writer]
@@ -257,7 +258,8 @@ class _Work:
     def kept(self, ours: list[Alias]) -> list[Alias]:
         """Aliases of the present file that the inventory does not name (any more): they stay.
 
-        Those that were made from the templates follow the roles; others are left as they are.
+        Those that were made from the templates, and lead to one of the nodes, follow the roles; others are
+        left as they are.
         """
         names = {alias.name for alias in ours}
         try:
@@ -272,10 +274,12 @@ class _Work:
 
     def _kept(self, name: str, old: dict[str, str]) -> Alias:
         database = old.get("dbname", name)
-        if name == _filled(self.table["write_alias"], database):
+        hosts = {host for host, _ in self.addresses.values()}
+        ours = not hosts.isdisjoint(old.get("host", "").split(","))
+        if ours and name == _filled(self.table["write_alias"], database):
             return self._writing(name, self.take.name(database, f"alias {name} of the file: dbname"))
         reading = re.escape(_filled(self.table["read_alias"], database))
-        if (match := re.fullmatch(rf"{reading}(_[0-9]{{1,5}})?", name)) is not None:
+        if ours and (match := re.fullmatch(rf"{reading}(_[0-9]{{1,5}})?", name)) is not None:
             database = self.take.name(database, f"alias {name} of the file: dbname")
             return self._reading(name, database, match[1] or "")
         for key, value in old.items():
@@ -345,7 +349,3 @@ def slots(readers: list[Reader]) -> list[str]:
 
 def _filled(template: str, database: str) -> str:
     return template.replace("{database}", database)
-
-
-def _key(client: object, name: str) -> str:
-    return name if client is None else f"client_{name}"

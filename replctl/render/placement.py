@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from replctl.core.routing import Fitness, Snapshot
-from replctl.core.settings import ClusterSettings
+from replctl.core.settings import ClusterSettings, NodeSpec
 from replctl.errors import NoPrimary
 
 _BY_WEIGHT = ("weighted", "zone")
@@ -69,6 +69,16 @@ def from_inventory(settings: ClusterSettings, writer: str, zone: str | None = No
         spare=spare,
         checkable=frozenset({writer}),
     )
+
+
+def client_host(spec: NodeSpec) -> tuple[str, str]:
+    """Where clients and proxies find this node, and the key that says so."""
+    return (spec.host, "host") if spec.client_host is None else (spec.client_host, "client_host")
+
+
+def client_port(spec: NodeSpec) -> tuple[int, str]:
+    """The same of its port."""
+    return (spec.port, "port") if spec.client_port is None else (spec.client_port, "client_port")
 
 
 def _readers(settings: ClusterSettings, names: set[str], zone: str | None) -> tuple[Reader, ...]:
