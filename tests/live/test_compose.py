@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ import yaml
 from replctl.lab.account import server_account
 from replctl.lab.ports import Reservation
 from tests.live.servers import SERVERS
-from tests.support import ROOT, need, replctl, wait_until
+from tests.support import ROOT, need, replctl, run, wait_until
 
 pytestmark = pytest.mark.live
 
@@ -189,6 +190,7 @@ def test_the_nodes_make_a_cluster_that_always_has_one_primary(nodes: Nodes) -> N
     """One cluster from its first start to its end: making one takes most of the time."""
     a_replica_waits_and_an_interrupted_start_is_begun_again(nodes)
     no_password_is_in_a_process_or_a_log(nodes)
+    the_proxies_begin_with_what_configure_writes(nodes)
     restarts_change_nothing(nodes)
     env = {"REPLCTL_INVENTORY": str(inventory(nodes)), "REPLCTL_STATE_DIR": str(nodes.directory / "state")}
     nodes.stop("pg1", signal.SIGKILL)
@@ -226,6 +228,109 @@ def no_password_is_in_a_process_or_a_log(nodes: Nodes) -> None:
             psycopg.connect(
                 host="127.0.0.1", port=nodes.ports["pg1"], user=user, dbname="postgres", password="x"
             )
+
+
+def the_proxies_begin_with_what_configure_writes(nodes: Nodes) -> None:
+    haproxy, pgbouncer = shutil.which("haproxy"), shutil.which("pgbouncer")
+    need("HAProxy and PgBouncer", haproxy and pgbouncer, "apt-get install haproxy pgbouncer")
+    with Reservation(3) as reserved:
+        pooler, writes, reads = reserved.ports
+    config = nodes.directory / "config"
+    for name in ("pgbouncer", "haproxy"):
+        (config / name).mkdir(parents=True)
+    env = container_environment(nodes, writes, reads)
+    done = run([str(DEPLOY / "configure.sh")], env=env)
+    assert done.returncode == 0, done.stderr
+    again = run([str(DEPLOY / "configure.sh")], env=env)
+    assert (again.returncode, again.stderr.count("is as it should be")) == (0, 2)
+
+    scratch = nodes.directory / "pg1" / "run"
+    supervisor = scratch / "supervisor.sock"
+    commands = (
+        [str(DEPLOY / "pgbouncer.sh")],
+        [
+            str(haproxy),
+            "-W",
+            "-db",
+            "-S",
+            f"{supervisor},mode,600",
+            "-f",
+            str(config / "haproxy/haproxy.cfg"),
+        ],
+    )
+    env |= {"PGBOUNCER_PORT": str(pooler), "PGBOUNCER_RUN": str(scratch)}
+    with contextlib.ExitStack() as stack:
+        for command in commands:
+            stack.enter_context(unprivileged(command, {**env, "PGBOUNCER_ADDRESS": "127.0.0.1"}))
+        for port, dbname, replica in (
+            (pooler, "app", False),
+            (pooler, "app_ro", True),
+            (writes, "app", False),
+            (reads, "app", True),
+        ):
+            wait_until(lambda p=port, d=dbname: recovering(nodes, p, d) is not None, f"{dbname} at {port}")
+            assert recovering(nodes, port, dbname) is replica
+        reload = run([str(DEPLOY / "haproxy-reload.py"), str(supervisor)])
+        assert (reload.returncode, reload.stderr) == (0, "")
+        wait_until(lambda: recovering(nodes, writes, "app") is False, "HAProxy goes on")
+    gone = run([str(DEPLOY / "haproxy-reload.py"), str(supervisor)])
+    assert gone.returncode == 1
+
+
+def container_environment(nodes: Nodes, writes: int, reads: int) -> dict[str, str]:
+    """What the containers have in their environment, with the places of this machine."""
+    path = nodes.directory / "compose.toml"
+    tables = (DEPLOY / "replctl.toml").read_text().partition("[pgbouncer]")[2]
+    tables = tables.replace("/config/", f"{nodes.directory}/config/")
+    tables = tables.replace("/run/haproxy/", f"{nodes.directory}/pg1/run/").replace('"2.8"', '"2.6"')
+    tables = tables.replace(":5000", f":{writes}").replace(":5001", f":{reads}")
+    text = inventory(nodes).read_text().replace(f'passfile = "{nodes.directory}/pgpass"\n', "")
+    lines = [line for line in f"{text}[pgbouncer]{tables}".splitlines() if not line.startswith("resolvers")]
+    path.write_text("\n".join(lines) + "\n")
+    path.chmod(0o644)
+    return {
+        "PATH": f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/bin",
+        "TMPDIR": str(nodes.directory),
+        "CONFIG": str(nodes.directory / "config"),
+        "PGBOUNCER_CONFIG": str(nodes.directory / "config/pgbouncer"),
+        "REPLCTL_INVENTORY": str(path),
+        "REPLCTL_STATE_DIR": str(nodes.directory / "state"),
+        "REPLCTL_SECRETS": str(nodes.directory / "secrets"),
+        "PGBOUNCER_SECRETS": str(nodes.directory / "secrets"),
+    }
+
+
+@contextlib.contextmanager
+def unprivileged(command: list[str], env: dict[str, str]) -> Iterator[None]:
+    """The program as a user without rights, for as long as this lasts."""
+    account = server_account()
+    process = subprocess.Popen(
+        command,
+        env=env,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        user=account.uid if account else None,
+        group=account.gid if account else None,
+        extra_groups=[] if account else None,
+    )
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+
+
+def recovering(nodes: Nodes, port: int, dbname: str) -> bool | None:
+    """Whether what answers there is a replica; None where nothing does."""
+    password = (nodes.directory / "secrets/app_password").read_text()
+    keys = {"host": "127.0.0.1", "port": port, "user": "app", "password": password, "dbname": dbname}
+    with (
+        contextlib.suppress(psycopg.OperationalError),
+        psycopg.connect(**keys, autocommit=True, connect_timeout=3) as connection,
+    ):
+        return bool(connection.execute("SELECT pg_is_in_recovery()").fetchone()[0])
+    return None
 
 
 def restarts_change_nothing(nodes: Nodes) -> None:
