@@ -71,10 +71,11 @@ def _read(path: Path) -> tuple[bytes, os.stat_result] | None:
         return None
     except OSError as error:
         raise ReplctlError(f"{path} cannot be read", why=error.strerror or str(error)) from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise ReplctlError(f"{path} cannot be read", why="it is not a file")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ReplctlError(f"{path} cannot be read", why="it is not a file")
         if status.st_size > LIMIT_BYTES:
             raise ReplctlError(f"{path} cannot be read", why=f"it has more than {LIMIT_BYTES} bytes")
         return file.read(), status
