@@ -162,7 +162,7 @@ def _warn(inventory: Inventory, deployment: Deployment) -> None:
         notes.append(f"{deployment.inventory}: mode {mode:04o}, but {deployment.user} has to read it")
     for place, argv in _commands(inventory).items():
         if Path(argv[0]).name in _GAINING:
-            notes.append(f"{place}: {argv[0]} gains no rights under NoNewPrivileges; see docs/deploy.md")
+            notes.append(f"{place}: {argv[0]} gains no rights in these units; see docs/deploy.md")
     for note in notes:
         typer.echo(f"replctl: warning: {note}", err=True)
 

@@ -368,5 +368,5 @@ def test_what_will_keep_a_unit_from_working_is_said(tmp_path: Path) -> None:
 
     assert done.returncode == 0
     assert "/home/me/bin/replctl: replctl may have no way into that home" in done.stderr
-    assert "nodes.pg2.commands.fence: sudo gains no rights under NoNewPrivileges" in done.stderr
+    assert "nodes.pg2.commands.fence: sudo gains no rights in these units" in done.stderr
     assert "ProtectHome=read-only" in done.stdout
