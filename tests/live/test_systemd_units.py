@@ -6,14 +6,16 @@ executable, and with a file system of which only the state directory can be writ
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
+import shutil
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -63,13 +65,14 @@ def unprivileged() -> list[str]:
     return ["setpriv", "--no-new-privs", *(who if os.geteuid() == 0 else ())]
 
 
-@contextmanager
-def started(lab: Lab, unit: str, **more: str) -> Iterator[subprocess.Popen[str]]:
+@contextlib.contextmanager
+def started(lab: Lab, unit: str, *tracer: str, **more: str) -> Iterator[subprocess.Popen[str]]:
     """The unit's command as its service would run. Ended with SIGKILL if it is still there."""
     (line,) = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)
     state = lab.directory.parent / "state"
     state.mkdir(mode=0o700, exist_ok=True)
-    words = [*unprivileged(), "/usr/bin/python3", "-c", CONFINED, *shlex.split(line.replace("$$", "$"))]
+    command = [*tracer, *shlex.split(line.replace("$$", "$"))]
+    words = [*unprivileged(), "/usr/bin/python3", "-c", CONFINED, *command]
     if os.geteuid() == 0:
         os.chown(state, NOBODY, NOBODY)
         words = ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", str(state), *words]
@@ -82,12 +85,14 @@ def started(lab: Lab, unit: str, **more: str) -> Iterator[subprocess.Popen[str]]
         stderr=subprocess.STDOUT,
         text=True,
         umask=0o077,
+        start_new_session=True,
     )
     try:
         yield process
     finally:
-        process.kill()
-        process.communicate()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=20)
 
 
 def test_the_check_is_silent_while_all_is_well_and_fails_while_it_is_not(
@@ -106,6 +111,49 @@ def test_the_check_is_silent_while_all_is_well_and_fails_while_it_is_not(
     assert [code for code, _ in bad] == [0, 0, 2], bad
     assert (bad[0][1], "pg3" in bad[2][1]) == ("", True)
     assert sorted(path.name for path in (lab.directory.parent / "state").iterdir()) != []
+
+
+def test_a_failover_needs_no_system_call_that_the_unit_forbids(lab: Lab, units: dict[str, str]) -> None:
+    strace = shutil.which("strace")
+    need("strace", strace, "apt-get install strace")
+    unit = units["replctl-lab-controller.service"]
+    trace = lab.directory.parent / "state" / "trace"
+    tracer = (str(strace), "-f", "-qq", "-s", "200", "-e", "signal=none", "-o", str(trace))
+
+    def shows(text: str) -> bool:
+        return trace.exists() and text in trace.read_text(errors="replace")
+
+    with started(lab, unit, *tracer):
+        wait_until(lambda: shows("verdict: alive"), "the controller watches", limit_s=30)
+        lab.kill("pg1")
+        wait_until(lambda: shows(" is the primary, "), "it has failed over", limit_s=60)
+
+    calls = set(re.findall(r"^\d+ +(\w+)\(", trace.read_text(errors="replace"), re.MULTILINE))
+    assert {"connect", "execve", "sendto"} <= calls
+    assert calls - allowed(unit) == set()
+
+
+def allowed(unit: str) -> set[str]:
+    """The system calls that the unit's filter lets through, as this machine's systemd has its groups."""
+    program = shutil.which("systemd-analyze")
+    need("systemd-analyze", program, "apt-get install systemd")
+    text = subprocess.run(
+        [str(program), "syscall-filter", "--no-pager"], capture_output=True, text=True, timeout=20, check=True
+    ).stdout
+    groups: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith("@"):
+            words = groups.setdefault(line.strip(), [])
+        elif line.strip() and not line.strip().startswith("#"):
+            words.append(line.strip())
+
+    def expand(name: str) -> set[str]:
+        return set().union(*map(expand, groups[name])) if name.startswith("@") else {name}
+
+    found: set[str] = set()
+    for name in re.findall(r"^SystemCallFilter=(.*)$", unit, re.MULTILINE):
+        found = found - expand(name[1:]) if name.startswith("~") else found | expand(name)
+    return found
 
 
 def test_the_controller_tells_systemd_that_it_is_ready_fails_over_and_ends_on_sigterm(
