@@ -56,6 +56,7 @@ bench: venv-test
 	$(PY) -m benchmarks.failover
 	$(PY) -m benchmarks.lag_cases
 	$(PY) -m benchmarks.routing
+	$(PY) -m benchmarks.render
 	@echo "docs/benchmarks.md holds the tables"
 
 docs: venv-test
