@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -270,11 +271,26 @@ def the_proxies_begin_with_what_configure_writes(nodes: Nodes) -> None:
         ):
             wait_until(lambda p=port, d=dbname: recovering(nodes, p, d) is not None, f"{dbname} at {port}")
             assert recovering(nodes, port, dbname) is replica
+        assert admin_consoles(nodes, pooler) == ("PgBouncer", "Name: HAProxy")
         reload = run([str(DEPLOY / "haproxy-reload.py"), str(supervisor)])
         assert (reload.returncode, reload.stderr) == (0, "")
         wait_until(lambda: recovering(nodes, writes, "app") is False, "HAProxy goes on")
     gone = run([str(DEPLOY / "haproxy-reload.py"), str(supervisor)])
     assert gone.returncode == 1
+
+
+def admin_consoles(nodes: Nodes, pooler: int) -> tuple[str, str]:
+    """How PgBouncer and HAProxy begin to tell of themselves to replctl, by the ways of the inventory."""
+    password = (nodes.directory / "secrets/replctl_password").read_text()
+    keys = {"host": "127.0.0.1", "port": pooler, "user": "replctl", "password": password}
+    with psycopg.connect(**keys, dbname="pgbouncer", autocommit=True) as console:
+        version = console.execute("SHOW VERSION").fetchone()[0]
+    with socket.socket(socket.AF_UNIX) as runtime:
+        runtime.settimeout(5)
+        runtime.connect(str(nodes.directory / "pg1/run/admin.sock"))
+        runtime.sendall(b"show info\n")
+        told = runtime.makefile().readline().strip()
+    return version.split()[0], told
 
 
 def container_environment(nodes: Nodes, writes: int, reads: int) -> dict[str, str]:
