@@ -196,7 +196,8 @@ class _Work:
         for node in self.nodes:
             reader = None if write else readers.get(node.name)
             if write:
-                enabled = self.role_checks or node.name == self.placement.writer
+                trying = self.role_checks and node.name not in self.placement.barred
+                enabled = trying or node.name == self.placement.writer
             else:
                 trying = self.role_checks and node.name in self.placement.checkable
                 enabled = reader is not None or (trying and self.settings.node(node.name).weight > 0)

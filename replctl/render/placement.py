@@ -16,6 +16,14 @@ from replctl.errors import NoPrimary
 _BY_WEIGHT = ("weighted", "zone")
 # What a proxy's own check sees as well as we do, where it decides about roles itself.
 _SEEN_BY_CHECKS = (Fitness.PRIMARY, Fitness.UNREACHABLE)
+# What no check sees: nodes that must not be written to, whatever role they show.
+_BARRED = (
+    Fitness.STALE_PRIMARY,
+    Fitness.FENCED,
+    Fitness.DIVERGED,
+    Fitness.OLDER_HISTORY,
+    Fitness.WRONG_CLUSTER,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +39,15 @@ class Reader:
 class Placement:
     """Roles of one moment. `readers` are sorted by name; none = no replica is fit.
 
-    `spare` then gets the reads (None = nobody). `checkable` are nodes that a proxy which checks roles itself
-    may try for reads too.
+    `spare` then gets the reads (None = nobody). For a proxy that checks roles itself: `checkable` are nodes
+    that it may try for reads too, `barred` those that it may not try for writes.
     """
 
     writer: str
     readers: tuple[Reader, ...]
     spare: str | None
     checkable: frozenset[str] = frozenset()
+    barred: frozenset[str] = frozenset()
 
 
 def from_snapshot(settings: ClusterSettings, snapshot: Snapshot, zone: str | None = None) -> Placement:
@@ -56,6 +65,7 @@ def from_snapshot(settings: ClusterSettings, snapshot: Snapshot, zone: str | Non
         readers=_readers(settings, fit, zone),
         spare=None if fit else unfit.node,
         checkable=frozenset(v.name for v in snapshot.nodes if v.fitness in _SEEN_BY_CHECKS),
+        barred=frozenset(v.name for v in snapshot.nodes if v.fitness in _BARRED),
     )
 
 

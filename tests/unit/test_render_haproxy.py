@@ -9,9 +9,11 @@ import pytest
 
 from replctl.errors import InventoryError
 from replctl.render import haproxy, role_checks
-from replctl.render.placement import Placement, Reader, from_inventory
+from replctl.render.placement import Placement, Reader, from_inventory, from_snapshot
 from tests.unit import proxy_files
+from tests.unit.builders import END, primary, replica, unreachable
 from tests.unit.render_cases import HAPROXY, Case, inventory, same_as_golden
+from tests.unit.routing import MIB, Looks
 
 State = dict[str, tuple[bool, int, bool]]
 
@@ -84,6 +86,23 @@ def test_with_role_checks_a_node_that_is_not_fit_for_another_reason_serves_no_re
     )
 
     assert [n for n, (enabled, *_) in states(case, "orders_ro").items() if enabled] == ["pg1", "pg2"]
+
+
+def test_with_role_checks_a_node_of_another_history_is_not_written_to_whatever_it_says() -> None:
+    settings = inventory().settings
+    looks = Looks(settings)
+    looks.look(primary("pg1", "pg2", "pg3"), replica("pg2"), replica("pg3"))
+    for lsn in (END + MIB, END + 2 * MIB):  # it goes on, so it is the successor
+        snapshot = looks.look(primary("pg1"), primary("pg2", timeline=2, lsn=lsn), unreachable("pg3"))
+    case = Case(
+        tables={"haproxy": {"write_role_checks": True}}, roles=lambda _: from_snapshot(settings, snapshot)
+    )
+
+    assert states(case, "orders_rw") == {
+        "pg1": (False, 100, False),
+        "pg2": (True, 100, False),
+        "pg3": (True, 100, False),
+    }
 
 
 def test_weights_are_scaled_to_what_haproxy_takes() -> None:

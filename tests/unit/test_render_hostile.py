@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from replctl.core.settings import ClusterSettings
-from replctl.errors import InventoryError
+from replctl.errors import InventoryError, RefusedError
 from replctl.proxies.console import VERSION as CONSOLE_VERSION
 from replctl.proxies.runtime import VERSION as RUNTIME_VERSION
-from replctl.render import haproxy, pgbouncer
+from replctl.render import haproxy, ini, pgbouncer
 from replctl.render.placement import from_inventory
 from tests.unit import proxy_files
 from tests.unit.hostile import TEXTS, TOKENS
@@ -216,6 +216,36 @@ def with_server_at(whole: list[Any], token: str) -> list[Any]:
         return [*line[:2], place, *rest]
 
     return [[one(line) for line in section] for section in whole]
+
+
+@pytest.mark.parametrize(
+    "place", ["x = {}", "{} = host=10.0.0.2", "x = host={} port=5432", "x = {} dbname=y"]
+)
+def test_what_the_present_file_holds_is_kept_as_it_was_or_refused(place: str) -> None:
+    settings, table = GIVEN.settings, dict(GIVEN.pgbouncer or {})
+    for token in TEXTS:
+        present = f"[databases]\n{place.format(token)}\n"
+        options = pgbouncer.Options(version="1.24", present=present)
+        try:
+            text = pgbouncer.render(settings, table, from_inventory(settings, "pg1"), options).text
+        except (InventoryError, RefusedError):
+            continue
+        before, after = ini.databases(present), ini.databases(text)
+        assert text.splitlines()[3:] == ["[databases]", *text.splitlines()[4:]]
+        assert set(after) == {*before, "app", "app_ro"}
+        assert all(after[name] == before[name] for name in set(before) - {"app", "app_ro"})
+
+
+@pytest.mark.parametrize("token", TEXTS[:150])
+def test_a_console_s_user_is_one_of_the_admins_or_refused(token: str) -> None:
+    options = pgbouncer.Options(full=True, admin_users=(token,))
+    table = dict(GIVEN.pgbouncer or {})
+    try:
+        text = pgbouncer.render(GIVEN.settings, table, from_inventory(GIVEN.settings, "pg1"), options).text
+    except InventoryError as error:
+        assert all("[pgbouncer] admin: user = " in problem for problem in error.problems)
+        return
+    assert proxy_files.pgbouncer(text)["pgbouncer"]["admin_users"] == token
 
 
 def test_of_what_a_program_answers_only_two_numbers_reach_a_file() -> None:

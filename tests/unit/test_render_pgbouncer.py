@@ -11,9 +11,9 @@ from replctl.render import ini, pgbouncer
 from replctl.render.placement import Placement, Reader, from_inventory, from_snapshot
 from replctl.render.rendered import fingerprint
 from tests.unit import proxy_files
-from tests.unit.builders import primary, replica, unreachable
+from tests.unit.builders import END, primary, replica, unreachable
 from tests.unit.render_cases import FILE, KEPT, LOOKUP, PGBOUNCER, USERLIST, Case, inventory, same_as_golden
-from tests.unit.routing import Looks
+from tests.unit.routing import MIB, Looks
 
 
 def aliases(case: Case) -> dict[str, dict[str, str]]:
@@ -68,6 +68,42 @@ def test_two_primaries_are_refused_with_what_each_node_has_to_say() -> None:
         from_snapshot(given.settings, snapshot)
     assert refusal.value.exit_code == 3
     assert "pg1" in (refusal.value.why or "") and "pg2" in (refusal.value.why or "")
+
+
+@pytest.mark.parametrize(
+    ("policy", "readers", "spare"),
+    [("primary", (), "pg1"), ("least-lag", (Reader(name="pg3", weight=1),), None), ("error", (), None)],
+)
+def test_where_no_replica_is_fit_the_policy_decides(
+    policy: str, readers: tuple[Reader, ...], spare: str | None
+) -> None:
+    given = inventory(routing={"on_all_unfit": policy, "max_lag_bytes": "1MiB"})
+    nodes = (
+        primary("pg1", "pg2", "pg3"),
+        replica("pg2", lsn=END - 9 * MIB),
+        replica("pg3", lsn=END - 5 * MIB),
+    )
+    snapshot = Looks(given.settings).look(*nodes)
+
+    assert from_snapshot(given.settings, snapshot) == Placement(
+        writer="pg1", readers=readers, spare=spare, checkable=frozenset({"pg1"})
+    )
+
+
+def test_least_lag_is_rendered_as_equal_shares_and_zones_by_weight() -> None:
+    lagging = (primary("pg1", "pg2", "pg3"), replica("pg2", lsn=END - 1000), replica("pg3"))
+    given = inventory(routing={"policy": "least-lag"})
+    assert from_snapshot(given.settings, Looks(given.settings).look(*lagging)).readers == (
+        Reader(name="pg2", weight=1),
+        Reader(name="pg3", weight=1),
+    )
+
+    zones = {"pg2": {"zone": "a", "weight": 50}, "pg3": {"zone": "b", "weight": 150}}
+    given = inventory(zones, routing={"policy": "zone"})
+    assert from_snapshot(given.settings, Looks(given.settings).look(*lagging), "a").readers == (
+        Reader(name="pg2", weight=1),
+        Reader(name="pg3", weight=3, near=False),
+    )
 
 
 def test_a_lone_primary_serves_reads_too() -> None:
