@@ -25,22 +25,18 @@ def command(path: str, text: str) -> str:
     return b"".join(parts).decode(errors="replace")
 
 
-def main() -> int:
-    """0 = reloaded."""
+def main() -> None:
+    """Ends with exit code 1 and a sentence where it is not reloaded."""
     if len(sys.argv) != 2:
-        print(f"usage: {sys.argv[0]} SOCKET", file=sys.stderr)
-        return 2
+        sys.exit(f"usage: {sys.argv[0]} SOCKET")
     try:
         answer = command(sys.argv[1], "reload")
     except OSError as error:
-        print(f"no answer from {sys.argv[1]}: {error}", file=sys.stderr)
-        return 1
+        sys.exit(f"no answer from {sys.argv[1]}: {error}")
     # HAProxy 2.7 and later wait and say how it went; before, the connection just ends.
     if answer and not answer.startswith("Success=1"):
-        print(answer, file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(answer)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
