@@ -17,7 +17,7 @@ from replctl.cli.options import (
 )
 from replctl.errors import ReplctlError, UsageError
 
-STEPS = ("step", "step_failed")
+STEPS = ("step", "step_failed", "found")
 
 
 def events(

@@ -240,8 +240,8 @@ async def _run(
     from replctl.core.plan import Plan, Refusal, plan_failover
     from replctl.core.situation import lost_primary
     from replctl.journal import load_history
-    from replctl.pg.act import statements
     from replctl.pg.observe import Observer
+    from replctl.pg.statements import statements
     from replctl.pg.world import Servers
 
     journal, log = recorder(inventory.settings.name)
@@ -250,7 +250,14 @@ async def _run(
         lost = lost_primary(state, inventory.settings)
         incident = Incident(inventory, log, lost, automatic=False)
         history = load_history(inventory.settings.name)
-        world = Servers(inventory, observer, wish.request(lost), history, before=incident.before)
+        world = Servers(
+            inventory,
+            observer,
+            wish.request(lost),
+            history,
+            before=incident.before,
+            note=incident.found,
+        )
         screen = _Screen(inventory, form, lambda s: statements(s, world.hands), with_sql=with_sql)
 
         async def go_on(plan: Plan) -> bool:

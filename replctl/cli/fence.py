@@ -14,7 +14,7 @@ from replctl.errors import PartialError, RefusedError, ReplctlError, UsageError
 if TYPE_CHECKING:
     from replctl.core.model import ClusterState, NodeFacts
     from replctl.inventory import Inventory
-    from replctl.pg.act import Hands
+    from replctl.pg.change import Editor
 
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="The node.", autocompletion=complete_nodes)]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, change nothing.")]
@@ -77,8 +77,8 @@ def _one(inventory: object, cluster: str | None, node: str) -> Inventory:
 
 
 async def _fence(inventory: Inventory, node: str, *, stop_writes: bool, dry_run: bool, yes: bool) -> int:
-    from replctl.pg.act import fence_statements
     from replctl.pg.observe import observe_once
+    from replctl.pg.statements import fence_statements
 
     state = await observe_once(inventory)
     facts = next((f for f in state.facts if f.node == node), None)
@@ -93,14 +93,14 @@ async def _fence(inventory: Inventory, node: str, *, stop_writes: bool, dry_run:
     if dry_run:
         return 0
     confirmed(yes, f"Fence {node}?", "fencing")
-    async with _hands(inventory, node) as hands:
-        problem = await _by_sql(hands, node) if facts is not None else None
+    async with _editor(inventory, node) as editor:
+        problem = await _by_sql(editor, node) if facts is not None else None
         if command is None:
             if problem is not None:
                 raise ReplctlError(f"{node} could not be fenced", why=problem, hint="replctl doctor")
         else:
             try:
-                await hands.run_fence(node)
+                await editor.run_fence(node)
             except ReplctlError as error:
                 if facts is None or problem is not None:
                     raise
@@ -115,10 +115,10 @@ async def _fence(inventory: Inventory, node: str, *, stop_writes: bool, dry_run:
     return 0
 
 
-async def _by_sql(hands: Hands, node: str) -> str | None:
+async def _by_sql(editor: Editor, node: str) -> str | None:
     """What went wrong, or None."""
     try:
-        durable = await hands.fence(node)
+        durable = await editor.fence(node)
     except ReplctlError as error:
         return str(error)
     if not durable:
@@ -157,8 +157,8 @@ def _refuse_fence(
 
 async def _unfence(inventory: Inventory, node: str, *, dry_run: bool, yes: bool) -> int:
     from replctl.core.topology import is_fenced
-    from replctl.pg.act import unfence_statements
     from replctl.pg.observe import observe_once
+    from replctl.pg.statements import unfence_statements
 
     state = await observe_once(inventory)
     facts = next((f for f in state.facts if f.node == node), None)
@@ -181,20 +181,20 @@ async def _unfence(inventory: Inventory, node: str, *, dry_run: bool, yes: bool)
     if dry_run:
         return 0
     confirmed(yes, f"Unfence {node}?", "unfencing")
-    async with _hands(inventory, node) as hands:
-        await hands.unfence(node, synchronous)
+    async with _editor(inventory, node) as editor:
+        await editor.unfence(node, synchronous)
     typer.echo(f"{node}: the fence is off. If it left a standby.signal file, its next start is as a replica.")
     return 0
 
 
 @contextlib.asynccontextmanager
-async def _hands(inventory: Inventory, node: str) -> AsyncIterator[Hands]:
-    """Hands with connections of their own."""
-    from replctl.pg.act import Hands
+async def _editor(inventory: Inventory, node: str) -> AsyncIterator[Editor]:
+    """Editor with connections of their own."""
+    from replctl.pg.change import Editor
     from replctl.pg.locks import Ballot
 
-    hands = Hands(inventory, Ballot(inventory, (node,)))
+    editor = Editor(inventory, Ballot(inventory, (node,)))
     try:
-        yield hands
+        yield editor
     finally:
-        await hands.close()
+        await editor.close()

@@ -10,23 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from replctl.controller.incident import Incident, Log, reason_of
+from replctl.controller.patience import Patience
 from replctl.controller.run import carry_out
-from replctl.controller.upkeep import (
-    Patience,
-    block_mark,
-    flushed_by_enough,
-    stale_primaries,
-    sync_is_restored,
-    sync_restorable,
-    sync_short,
-    unfinished,
-)
+from replctl.controller.sync import SyncMinder
+from replctl.controller.upkeep import block_mark, disputing, stale_primaries, unfinished
+from replctl.controller.voice import Voice
 from replctl.core.coverage import coverage, votes_of
 from replctl.core.detector import Detector, Finding, Tick, Verdict, Word, advance
 from replctl.core.diagnose import diagnose
@@ -41,9 +34,8 @@ from replctl.core.status import ClusterStatus, SyncStatus, assess
 from replctl.core.steps import ProveSilence, TakeVotes
 from replctl.errors import ReplctlError
 from replctl.inventory import Inventory
-from replctl.pg.act import Hands
+from replctl.pg.change import Editor
 from replctl.pg.locks import Ballot
-from replctl.pg.marks import write_mark
 from replctl.pg.observe import Observer
 from replctl.pg.watch import PrimaryWatch
 from replctl.pg.world import Servers
@@ -52,7 +44,6 @@ LOOK_EVERY_S = 2.0  # while all is well; under suspicion with every probe
 RETRY_S = 1.0  # after a refusal; twice as long after each run that was begun and stopped
 RETRY_MAX_S = 60.0  # a living replica is made to reconnect at most this often
 FINISH_APART_S = 30.0
-_SECONDS = re.compile(r"\b[\d.]+ m?s\b")
 UNCLEAR_LIMIT_S = 5.0  # what `once` adds to its window for a primary of which nothing is known
 
 
@@ -73,16 +64,18 @@ class Controller:
     outcome: Outcome | None = field(default=None, init=False)  # of the last failover that was tried
     objection: str | None = field(default=None, init=False)  # why the last one was not tried
     _acting: bool = field(default=False, init=False)
-    _said: dict[str, str] = field(default_factory=dict, init=False)
+    _voice: Voice = field(init=False)
+    _minder: SyncMinder = field(init=False)
     _sync: SyncStatus = field(default_factory=SyncStatus, init=False)
     _timeline: int | None = field(default=None, init=False)  # of the primary, when it was last seen
     _received: dict[str, Lsn] = field(default_factory=dict, init=False)
-    _lower_until: Lsn | None = field(default=None, init=False)  # up to there fewer replicas confirmed
     _patience: Patience = field(default_factory=Patience, init=False)
     _not_before_s: dict[str, float] = field(default_factory=dict, init=False)
     _stopped: int = field(default=0, init=False)  # runs in a row that were begun and stopped
 
     def __post_init__(self) -> None:
+        self._voice = Voice(self.log)
+        self._minder = SyncMinder(self.inventory, self._voice, self._patience)
         expected, before = self.inventory.settings.failover.synchronous, self.sync_before
         self._sync = SyncStatus(configured=before, expected=expected, matches=same_rule(before, expected))
 
@@ -118,7 +111,7 @@ class Controller:
         settings = self.inventory.settings.failover
         seen, looked_s = await self._look(observer, ballot), time.monotonic()
         began_s = looked_s
-        self._introduce(seen)
+        self._voice.introduce(seen)
         while not self.stopping.is_set():
             word_wanted = asyncio.create_task(self._word(watch))
             try:
@@ -153,7 +146,7 @@ class Controller:
         seen = assess(state, self.inventory.settings, self.history)
         self.history = seen.history
         if seen.primary is not None and seen.primary != self.primary:
-            self._tell("primary", f"the primary is {seen.primary}", node=seen.primary)
+            self._voice.tell("primary", f"the primary is {seen.primary}", node=seen.primary)
             self.primary = seen.primary
             self.detector = Detector()
             self._timeline = None
@@ -167,8 +160,8 @@ class Controller:
             self._timeline = seen.primary_node.timeline
         self._received |= {f.node: f.received_lsn for f in state.facts if f.received_lsn is not None}
         diagnosis = diagnose(seen)
-        self._tell_once("diagnosis", f"{diagnosis.code}: {'; '.join(diagnosis.evidence)}")
-        self._tell_marks(state.marks)
+        self._voice.once("diagnosis", f"{diagnosis.code}: {'; '.join(diagnosis.evidence)}")
+        self._voice.marks(state.marks)
         if not self.detector.failures:
             answering = {f.node for f in state.facts} | {
                 w.node for w in state.witnesses if isinstance(w, NodeFacts)
@@ -188,7 +181,7 @@ class Controller:
             tick = self._tick(word, seen)
             self.detector, finding = advance(self.detector, tick, self.inventory.settings.failover)
         self.verdict = finding.verdict
-        self._tell_once("verdict", f"{finding.verdict}: {finding.evidence}")
+        self._voice.once("verdict", f"{finding.verdict}: {finding.evidence}")
         return finding
 
     def _tick(self, word: Word, seen: ClusterStatus) -> Tick:
@@ -214,7 +207,7 @@ class Controller:
             return False
         self.objection = self._objection(seen)
         if self.objection is not None:
-            self._tell_once("refused", f"automatic failover is not done: {self.objection}")
+            self._voice.once("refused", f"automatic failover is not done: {self.objection}")
             self._not_before_s[kind] = time.monotonic() + RETRY_S
             return True
         request = Request(lost=self.primary, automatic=True)
@@ -248,6 +241,7 @@ class Controller:
             lost_timeline=self._timeline if request.lost == self.primary else None,
             last_known_lsns=dict(self._received),
             before=incident.before,
+            note=incident.found,
             block=block_mark(request.lost, self.inventory.settings.failover.block_s),
             halt=self.stopping,
         )
@@ -275,10 +269,11 @@ class Controller:
         self.outcome = outcome
         if outcome.promoted is not None and outcome.promoted != self.primary:
             self.primary, self.detector = outcome.promoted, Detector()
+            self._timeline = None if self._timeline is None else self._timeline + 1
         sentence = f"{outcome.ending}: {reason_of(outcome)}"
-        refused_anew = outcome.ending is Ending.REFUSED and self._said.get("ended") != sentence
+        refused_anew = outcome.ending is Ending.REFUSED and self._voice.said.get("ended") != sentence
         if incident.begun or refused_anew:  # a refusal once for each reason: it is tried again and again
-            self._said["ended"] = sentence
+            self._voice.said["ended"] = sentence
             await incident.end(outcome)
 
     def _objection(self, seen: ClusterStatus) -> str | None:
@@ -302,6 +297,14 @@ class Controller:
             return acted
         for node in stale_primaries(seen):
             acted = await self._fence(ballot, node) or acted
+        if disputed := disputing(seen):
+            older = " and ".join(disputed)
+            self._voice.once(
+                "disputed",
+                f"{older} and {seen.primary} accept writes, and replicas follow {older}: nothing is changed;"
+                " replctl fence the one that is wrong",
+            )
+            return acted
         if finding.verdict is not Verdict.ALIVE or self.primary is None or seen.primary != self.primary:
             return acted
         state, now_s = seen.state, time.monotonic()
@@ -311,7 +314,7 @@ class Controller:
             self._not_before_s["finish"] = now_s + FINISH_APART_S
             acted = await self._finish(observer, ballot, seen) or acted
         if not acted:
-            await self._mind_sync(ballot, seen)
+            await self._minder.mind(ballot, seen)
         return acted
 
     async def _finish(self, observer: Observer, ballot: Ballot, seen: ClusterStatus) -> bool:
@@ -331,90 +334,14 @@ class Controller:
         """Make writing impossible on an old primary that shows itself."""
         try:
             try:
-                await Hands(self.inventory, ballot).fence(node)
+                await Editor(self.inventory, ballot).fence(node)
             except ReplctlError:  # on a connection from before it was gone, perhaps
-                await Hands(self.inventory, ballot).fence(node)
+                await Editor(self.inventory, ballot).fence(node)
         except ReplctlError as error:
-            self._tell_once(f"fence_failed {node}", f"{node} could not be fenced: {error}")
+            self._voice.once(f"fence_failed {node}", f"{node} could not be fenced: {error}")
             return False
-        self._tell("fenced", f"{node} came back on an old timeline: fenced", node=node)
+        self._voice.tell("fenced", f"{node} came back on an old timeline: fenced", node=node)
         return True
-
-    async def _mind_sync(self, ballot: Ballot, seen: ClusterStatus) -> None:
-        """Too few replicas left to confirm: say so, or ask fewer of them until enough are back."""
-        primary, marks = seen.primary, seen.state.marks
-        connection = ballot.connections.get(primary or "")
-        if primary is None or connection is None:
-            return
-        short = sync_short(seen)
-        if not self._patience.has_lasted("sync", short is not None, time.monotonic()):
-            short = None
-        hands, wanted = Hands(self.inventory, ballot), self.inventory.settings.failover.synchronous or ""
-        try:
-            if short is not None and not self._may_degrade(seen):
-                self._tell_once(
-                    "sync_short",
-                    f"commits on {primary} wait: {short.needed} replica(s) must confirm, "
-                    f"{short.streaming} stream",
-                )
-            elif short is not None:
-                instead = short.instead or "none"
-                sentence = f"{short.streaming} of {short.needed} replicas stream: {instead} until they return"
-                mark = {"reason": sentence, "since_at": time.time(), "until_at": None}
-                await write_mark(connection, "sync", mark)  # first: whoever finds it restores
-                await hands.set_synchronous(primary, short.instead)
-                self._tell("sync_lowered", sentence, node=primary)
-            elif marks is not None and marks.sync is not None and sync_restorable(seen):
-                if not sync_is_restored(seen):
-                    await hands.set_synchronous(primary, wanted)
-                    self._tell("sync_restored", f"{primary} waits for {wanted} again", node=primary)
-                elif self._lower_until is None:
-                    self._lower_until = seen[primary].write_lsn
-                elif flushed_by_enough(seen, self._lower_until):
-                    await write_mark(connection, "sync", None)
-                return
-            self._lower_until = None
-        except ReplctlError as error:
-            self._tell_once("sync_failed", str(error))
-
-    def _may_degrade(self, seen: ClusterStatus) -> bool:
-        """Only after a failover (its block tells), as the inventory says, and where it can be noted."""
-        marks = seen.state.marks
-        after_one = marks is not None and marks.block is not None
-        return self.inventory.settings.failover.on_sync_short == "degrade" and after_one
-
-    def _introduce(self, seen: ClusterStatus) -> None:
-        """The first lines: what this controller would do about each way to lose the primary."""
-        settings = self.inventory.settings
-        covered = coverage(settings, seen.sync, settings.fence_commands)
-        votes = votes_of(settings)
-        self._tell(
-            "votes",
-            f"{len(votes.voters)} voters, {votes.majority} are a majority: beside a lost primary "
-            f"{max(0, votes.may_be_missing) or 'no'} more may be missing",
-        )
-        for name in ("process_death", "host_death", "partition"):
-            one = getattr(covered, name)
-            self._tell("covers", f"{name.replace('_', ' ')}: {'yes' if one.yes else 'NO'} ({one.reason})")
-        if covered.impossible is not None:
-            self._tell("impossible", f"watching only: {covered.impossible}")
-
-    def _tell_marks(self, marks: Marks | None) -> None:
-        objection = None if marks is None else marks.objection(time.time())
-        if objection is not None or "marks" in self._said:
-            self._tell_once("marks", objection or "neither paused nor blocked")
-
-    def _tell_once(self, key: str, sentence: str) -> bool:
-        """Say something when it is not what was said last under this key. Whether it was said."""
-        said = _SECONDS.sub("", sentence)  # that time goes on is no news
-        if self._said.get(key) == said:
-            return False
-        self._said[key] = said
-        self.log(key.split(" ")[0], sentence, {})
-        return True
-
-    def _tell(self, event: str, sentence: str, **facts: object) -> None:
-        self.log(event, sentence, facts)
 
 
 def exit_code(controller: Controller) -> int:

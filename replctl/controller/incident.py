@@ -62,6 +62,10 @@ class Incident:
         event = "step_failed" if result.error else "step"
         self.tell(event, sentence, node=result.step.node, took_s=round(result.took_s, 4))
 
+    def found(self, node: str, sentence: str) -> None:
+        """What a step is about to erase, for whoever has to put it back by hand."""
+        self.tell("found", sentence, node=node)
+
     async def before(self) -> None:
         """Run the hook that may still prevent it. Raises HookError."""
         await self._hook("before", None)

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from replctl.core.outcome import Ending, Outcome, StepResult
 from replctl.core.plan import Plan, Refusal, plan_failover
+from replctl.core.rivals import rival
 from replctl.core.situation import Situation, is_cut
 from replctl.core.steps import CreateSlot, Cut, FastForward, Promote, Repoint, Step
 from replctl.errors import ReplctlError
@@ -60,6 +61,8 @@ async def carry_out(world: World, tell: Tell, go_on: Callable[[Plan], Awaitable[
         return outcome
     if not plan.steps or not await go_on(plan):
         return outcome
+    if situation.promoted is not None:
+        outcome.promoted = situation.promoted.node
     failed: dict[Step, str] = {}
     for _ in range(ROUNDS_MAX):
         results = await _do(world, _together([s for s in plan.steps if s not in failed]), situation)
@@ -68,7 +71,7 @@ async def carry_out(world: World, tell: Tell, go_on: Callable[[Plan], Awaitable[
             tell(result)
         failed |= {r.step: r.error for r in results if r.error is not None}
         situation = _remember(await world.observe(), situation, outcome, failed)
-        if situation.promoted is None and _asked_for_promotion(outcome):
+        if _asked_for_promotion(outcome) and not _is_promoted(situation, outcome):
             # Whether it is the primary is not known, and no other may become one.
             said = [*failed.values(), "the promoted node does not answer as primary"]
             return await _stop(world, outcome, situation, "; ".join(said))
@@ -99,28 +102,37 @@ def _remember(seen: Situation, before: Situation, outcome: Outcome, failed: dict
     return replace(seen, stubborn=stubborn, own_cuts=own_cuts, watched=watched)
 
 
-def _asked_for_promotion(outcome: Outcome) -> bool:
-    return any(isinstance(r.step, Promote) and r.begun for r in outcome.results)
+def _asked_for_promotion(outcome: Outcome) -> frozenset[str]:
+    """The node that this run has asked to become the primary."""
+    return frozenset(r.step.node for r in outcome.results if isinstance(r.step, Promote) and r.begun)
+
+
+def _is_promoted(situation: Situation, outcome: Outcome) -> bool:
+    return situation.promoted is not None and situation.promoted.node in _asked_for_promotion(outcome)
 
 
 async def _stop(world: World, outcome: Outcome, situation: Situation, reason: str | None) -> Outcome:
     """Before the promotion everything is put back; after it, what is missing is said.
 
     Whatever was touched is put back, also where it does not answer now or took no notice: what was written
-    may take effect later. So is what another run left behind: with the votes, its cuts are ours to undo.
+    may take effect later. So is what another run left behind: with the votes, its cuts are ours to undo,
+    unless it may have promoted a node.
     """
     outcome.problem = reason
-    if situation.promoted is not None:
+    asked = _asked_for_promotion(outcome)
+    if _is_promoted(situation, outcome) if asked else situation.promoted is not None:
         outcome.ending = Ending.PARTIAL
         return outcome
     touched = {r.step.node for r in outcome.results if isinstance(r.step, Cut | FastForward)}
-    cut = {f.node for f in situation.replicas if is_cut(f)}
-    if _asked_for_promotion(outcome):
+    cut = {f.node for f in situation.replicas if is_cut(f) and rival(situation) is None}
+    if asked:
         # Whether it became the primary is not known: given back, the others could confirm for the old one.
-        outcome.left_cut = tuple(sorted(touched | cut))
-    elif touched:
+        outcome.left_cut = tuple(sorted(touched | cut | asked))
+    elif touched or (cut and len(situation.votes_held) >= situation.majority):
         outcome.left_cut = await world.restore(tuple(sorted(touched | cut)))
-    outcome.ending = Ending.NOT_RESTORED if outcome.left_cut else Ending.REFUSED
+    repointed = any(isinstance(r.step, Repoint) for r in outcome.results)  # to a primary that is silent now
+    stopped = Ending.PARTIAL if repointed else Ending.REFUSED
+    outcome.ending = Ending.NOT_RESTORED if outcome.left_cut else stopped
     return outcome
 
 

@@ -1,45 +1,51 @@
-"""What a controller does while a primary answers: fence stale ones, finish what was left, mind sync."""
+"""What a controller finds to do while a primary answers: fence stale ones, finish what was left."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 
-from replctl.core.model import ClusterState, Lsn, NodeFacts
-from replctl.core.quorum import SyncRule, parse_sync_rule, same_rule, sync_name
+from replctl.controller.sync import confirming, rule_of
+from replctl.core.model import ClusterState, NodeFacts
 from replctl.core.settings import ClusterSettings
 from replctl.core.situation import is_cut, lost_primary
-from replctl.core.status import ClusterStatus, NodeState
-
-SEEN_TWICE_S = 1.0  # what is to be mended has been so for at least this long
-
-
-@dataclass
-class Patience:
-    """Since when something has been so without interruption."""
-
-    _since_s: dict[str, float] = field(default_factory=dict)
-
-    def has_lasted(self, what: str, holds: bool, at_s: float, limit_s: float = SEEN_TWICE_S) -> bool:
-        """Whether it holds, and has held at every call for `limit_s`."""
-        if not holds:
-            self._since_s.pop(what, None)
-            return False
-        return at_s - self._since_s.setdefault(what, at_s) >= limit_s
+from replctl.core.status import ClusterStatus, NodeState, NodeStatus
 
 
 def stale_primaries(seen: ClusterStatus) -> tuple[str, ...]:
-    """Nodes that accept writes on an older timeline than the primary's.
+    """Nodes that accept writes on an older timeline than the primary's, and were replaced by it."""
+    disputed = disputing(seen)
+    return tuple(n.name for n in _older(seen) if n.name not in disputed)
 
-    One to which a quorum still streams was not replaced: somebody has promoted another node by hand.
+
+def disputing(seen: ClusterStatus) -> tuple[str, ...]:
+    """Nodes that accept writes on an older timeline, but were never replaced: another was promoted by hand.
+
+    A quorum still streams from them or, without a rule, more replicas than from the newer one. Which of the
+    two is right is not for a controller to say.
     """
-    rule = _rule(seen.settings)
-    stale = [n for n in seen.nodes if n.state is NodeState.STALE_PRIMARY and n.facts is not None]
+    rule, newest = rule_of(seen.settings), seen.primary_node
+    followed = _followers(newest, seen.settings) if newest is not None else 0
     return tuple(
         n.name
-        for n in stale
-        if rule is None or n.facts is None or confirming(n.facts, rule) < rule.confirmations
+        for n in _older(seen)
+        if n.facts is not None
+        and (
+            confirming(n.facts, rule) >= rule.confirmations
+            if rule is not None
+            else _followers(n, seen.settings) > followed
+        )
     )
+
+
+def _older(seen: ClusterStatus) -> list[NodeStatus]:
+    return [n for n in seen.nodes if n.state is NodeState.STALE_PRIMARY and n.facts is not None]
+
+
+def _followers(node: NodeStatus, settings: ClusterSettings) -> int:
+    """How many nodes of the inventory stream from this one."""
+    names = {n.application_name for n in settings.nodes}
+    senders = node.facts.senders if node.facts is not None else ()
+    return sum(s.state == "streaming" and s.application_name in names for s in senders)
 
 
 def unfinished(state: ClusterState, settings: ClusterSettings, primary: str) -> bool:
@@ -55,90 +61,6 @@ def unfinished(state: ClusterState, settings: ClusterSettings, primary: str) -> 
 def _streamed_once(facts: NodeFacts) -> bool:
     """Not a replica that is fed from an archive and never had an upstream: a cut leaves its slot."""
     return not facts.settings.get("restore_command") or facts.primary_slot_name is not None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SyncShort:
-    """Fewer replicas stream to the primary than have to confirm a commit."""
-
-    wanted: str  # what the inventory says
-    instead: str  # what can be satisfied now; "" = nobody confirms
-    streaming: int
-    needed: int
-
-
-def sync_short(seen: ClusterStatus) -> SyncShort | None:
-    """Whether commits wait for replicas that are not there; None where all is well or not known."""
-    settings, primary = seen.settings, seen.primary_node
-    rule = _rule(settings)
-    if rule is None or primary is None or primary.facts is None or not primary.facts.monitor_privilege:
-        return None
-    if not same_rule(primary.facts.synchronous_standby_names or "", settings.failover.synchronous or ""):
-        return None
-    count = confirming(primary.facts, rule)
-    if count >= rule.confirmations:
-        return None
-    names = ", ".join("*" if m == "*" else sync_name(m) for m in rule.members)
-    instead = f"{rule.method} {count} ({names})" if count else ""
-    return SyncShort(
-        wanted=settings.failover.synchronous or "",
-        instead=instead,
-        streaming=count,
-        needed=rule.confirmations,
-    )
-
-
-def sync_restorable(seen: ClusterStatus) -> bool:
-    """Whether enough replicas stream again for what the inventory says."""
-    rule, primary = _rule(seen.settings), seen.primary_node
-    return (
-        rule is not None
-        and primary is not None
-        and primary.facts is not None
-        and (confirming(primary.facts, rule) >= rule.confirmations)
-    )
-
-
-def sync_is_restored(seen: ClusterStatus) -> bool:
-    """Whether the primary has the rule of the inventory."""
-    primary, wanted = seen.primary_node, seen.settings.failover.synchronous
-    return (
-        primary is not None
-        and primary.facts is not None
-        and same_rule(primary.facts.synchronous_standby_names, wanted) is True
-    )
-
-
-def flushed_by_enough(seen: ClusterStatus, lsn: Lsn) -> bool:
-    """Whether as many members as the inventory says have the WAL up to there.
-
-    Before, a commit of the time when fewer confirmed may be on fewer: the cuts of a failover would not
-    prove that it is found.
-    """
-    rule, primary = _rule(seen.settings), seen.primary_node
-    if rule is None or primary is None or primary.facts is None:
-        return False
-    members = {m.lower() for m in rule.members}
-    names = {
-        s.application_name.lower()
-        for s in primary.facts.senders
-        if s.flush_lsn is not None and s.flush_lsn >= lsn
-    }
-    return len(names & members) >= rule.confirmations
-
-
-def confirming(primary: NodeFacts, rule: SyncRule) -> int:
-    """How many members of the rule stream from this primary."""
-    members = {m.lower() for m in rule.members}
-    names = {s.application_name.lower() for s in primary.senders if s.state == "streaming"}
-    return len(names & members)
-
-
-def _rule(settings: ClusterSettings) -> SyncRule | None:
-    try:
-        return parse_sync_rule(settings.failover.synchronous or "")
-    except ValueError:
-        return None
 
 
 def block_mark(lost: str | None, block_s: float) -> dict[str, object]:

@@ -71,12 +71,15 @@ def position_of(situation: Situation, facts: NodeFacts) -> Position | None:
     return Position(timeline=facts.timeline, lsn=facts.received_lsn, incomplete=incomplete(facts))
 
 
-def incomplete(facts: NodeFacts) -> str | None:
-    """Why a replica may have flushed more than it shows.
+def incomplete(facts: NodeFacts, identified_lsn: Lsn | None = None) -> str | None:
+    """Why a replica may have flushed more than it shows, or than IDENTIFY_SYSTEM says (`identified_lsn`).
 
     After a restart the received position is gone, and a replica whose replay is held up has not replayed
-    its local WAL: it may have acknowledged more than any function tells.
+    its local WAL: it may have acknowledged more than any function tells. And IDENTIFY_SYSTEM looks at the
+    timeline that is replayed only (GetStandbyFlushRecPtr in walsender.c).
     """
+    if identified_lsn is not None and (facts.received_lsn or 0) > identified_lsn:
+        return "it has received more than it has replayed, on another timeline"
     if facts.receive_lsn_known is False and facts.startup_wait_event in HELD_WAIT_EVENTS:
         return "it was restarted and has not replayed its own WAL yet"
     return None

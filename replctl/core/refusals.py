@@ -33,6 +33,9 @@ class RefusalCode(StrEnum):
     LOSS_TOO_LARGE = "LOSS_TOO_LARGE"
 
 
+GRANTS = "the rights that replctl grants prints"  # a remedy wherever a node does not show enough
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
     """Why nothing is done, and what would change that."""
@@ -135,7 +138,8 @@ REFUSALS: dict[RefusalCode, Meaning] = {
     ),
     RefusalCode.MAY_BE_PROMOTED: Meaning(
         "A node that does not answer may have been promoted already by a controller that we do not see: "
-        "replicas were cut by somebody, or the votes that we can have do not rule it out.",
+        "replicas were cut by somebody, or the votes that we can have do not rule it out. Or the lost "
+        "primary itself may have been, in place of another silent node: this controller has never seen it.",
         "Bring it back. If it is off: `replctl failover --fenced NODE`, and rejoin it afterwards.",
     ),
     RefusalCode.LOSS_UNKNOWN: Meaning(

@@ -107,10 +107,13 @@ class Situation:
     def promoted(self) -> NodeFacts | None:
         """The node that has taken the lost primary's place already.
 
-        One on an older timeline than a replica's has not: it is a stale primary of an earlier failover.
+        One that is fenced, or on an older timeline than a replica's or than the lost primary's was, has not:
+        it is a stale primary of an earlier failover.
         """
         newest = self.writable[0] if self.writable else None
-        return newest if newest is not None and not is_stale(newest, self.replicas) else None
+        if newest is None or is_fenced(newest) or is_stale(newest, self.replicas):
+            return None
+        return newest if (newest.timeline or 0) >= (self.lost_timeline or 0) else None
 
     @property
     def voters(self) -> tuple[str, ...]:

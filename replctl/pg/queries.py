@@ -346,7 +346,8 @@ TAKE_VOTE = Query(
     "take_vote",
     {
         14: """
-SELECT CASE WHEN age_s >= {2} THEN pg_try_advisory_lock({0}, {1}) END AS held, {2} - age_s AS wait_s
+SELECT CASE WHEN age_s >= {2} THEN pg_try_advisory_lock({0}, {1}) END AS held, {2} - age_s AS wait_s,
+  set_config('idle_session_timeout', '0', false) AS stays
 FROM (SELECT extract(epoch FROM clock_timestamp() - greatest(pg_postmaster_start_time(),
         (SELECT max(backend_start) FROM pg_stat_activity WHERE backend_type = 'checkpointer'))
       )::float8 AS age_s) AS server
@@ -355,7 +356,8 @@ FROM (SELECT extract(epoch FROM clock_timestamp() - greatest(pg_postmaster_start
 )
 """Ask for the vote, of a server that has forgotten none for {2} seconds. {0} and {1} as the lock takes them.
 
-A crash of one backend takes all locks away, and the checkpointer, but not the postmaster.
+A crash of one backend takes all locks away, and the checkpointer, but not the postmaster. A session that
+idle_session_timeout ends would take its vote with it.
 """
 
 VOTE = Query(

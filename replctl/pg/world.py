@@ -27,7 +27,8 @@ from replctl.core.situation import (
 from replctl.core.steps import FenceCommand, Promote, ProveSilence, Step, TakeVotes
 from replctl.errors import ReplctlError
 from replctl.inventory import Inventory
-from replctl.pg.act import Hands, StepError, told
+from replctl.pg.act import Hands, Note
+from replctl.pg.change import StepError, told
 from replctl.pg.connect import NodeError, query
 from replctl.pg.locks import Ballot
 from replctl.pg.marks import write_mark
@@ -56,6 +57,7 @@ class Servers:
     block: dict[str, object] | None = None  # the mark to write on the new primary
     block_problem: str | None = field(default=None, init=False)
     halt: asyncio.Event = field(default_factory=asyncio.Event)  # set = stop before the promotion
+    note: Note | None = None  # is told what a cut erases, before it does
     hands: Hands = field(init=False)
     _proven_s: float = field(default=0.0, init=False)  # monotonic
     _histories: dict[tuple[str, int], dict[int, Lsn]] = field(default_factory=dict, init=False)
@@ -69,7 +71,7 @@ class Servers:
             settings=self.inventory.settings, state=ClusterState(nodes=()), request=self.request
         )
         ballot = self.ballot or Ballot(self.inventory, situation.voters)
-        self.hands = Hands(self.inventory, ballot, halt=self.halt)
+        self.hands = Hands(self.inventory, ballot, halt=self.halt, note=self.note)
 
     @property
     def _empty(self) -> Situation:
@@ -92,7 +94,7 @@ class Servers:
         if state.marks is not None and state.marks.sync is not None:
             self._sync_lowered = state.marks.sync.reason
         alone = [f.node for f in state.facts if f.in_recovery and f.receiver is None]
-        ends = await self.hands.positions(alone)
+        ends = await self.hands.ends.positions(alone)
         self._state = state = with_timelines(state, ends)
         positions = {f.node: ends[f.node] for f in state.facts if f.node in ends and is_cut(f)}
         histories = await self._read_histories(state)
@@ -115,21 +117,18 @@ class Servers:
         promoted = situation.promoted
         if promoted is None or promoted.timeline is None:
             return situation
-        return replace(situation, forks=await self.hands.forks(promoted.node, promoted.timeline) or {})
+        return replace(situation, forks=await self.hands.ends.forks(promoted.node, promoted.timeline) or {})
 
     def _complete(self, state: ClusterState, node: str, position: Position) -> Position:
         """Mark a position behind which the node may have flushed more than any function tells."""
         facts = next(f for f in state.facts if f.node == node)
-        why = incomplete(facts)
-        if why is None and (facts.received_lsn or 0) > position.lsn:  # on a timeline that it does not replay
-            why = "it has received more than it has replayed, on another timeline"
-        return replace(position, incomplete=why)
+        return replace(position, incomplete=incomplete(facts, position.lsn))
 
     async def _read_histories(self, state: ClusterState) -> dict[str, dict[int, Lsn]]:
         """The history of each replica's timeline, read once per run; without those that do not tell."""
 
         async def read(node: str, timeline: int) -> None:
-            found = await self.hands.forks(node, timeline)
+            found = await self.hands.ends.forks(node, timeline)
             if found is not None:
                 self._histories[node, timeline] = found
 
@@ -250,6 +249,7 @@ class Servers:
 
         None of them without a majority: another controller may count on these cuts.
         """
+        shown_s = time.monotonic()
         votes = await self.hands.ballot.verify()
         now = self._empty
         if sum(votes.get(v) is Vote.HELD for v in now.voters) < now.majority:
@@ -257,7 +257,7 @@ class Servers:
 
         async def one(node: str) -> str | None:
             try:
-                await self.hands.restore(node, self.request.lost)
+                await self.hands.restore(node, self.request.lost, shown_s)
                 facts = self._facts(node)
                 if self.word is Word.ANSWERED and facts is not None and not is_held(facts):
                     await self.hands.until_streaming(node, None)

@@ -14,6 +14,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import pytest
 
 from replctl.inventory import dump
 from replctl.lab import Lab
+from tests.live.relay import Relay
 from tests.support import ROOT, replctl, wait_until
 
 # Short, so that a test does not wait for what it does not test; the rest is the profile's.
@@ -208,7 +210,7 @@ def receiver_count(lab: Lab, node: str) -> int:
 # ---- a network that can be cut
 
 
-class Network:
+class Network(Relay):
     """A proxy before every server, which lets pass or swallows by who connects.
 
     Replicas are told from each other and from controllers by the application_name of their startup
@@ -220,21 +222,9 @@ class Network:
         self.ports: dict[str, int] = {}
         self.inside: tuple[str, ...] = ()  # a controller may run anywhere
         self._servers = {**lab.nodes, **lab.witnesses}
-        self._listeners: list[asyncio.Server] = []
         self._cut: set[tuple[str, str]] = set()
         self._changed = asyncio.Event()
-        self._ready = threading.Event()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Network:
-        self._thread.start()
-        assert self._ready.wait(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        super().__init__()
 
     def drop(self, source: str, target: str) -> None:
         """Nothing that `source` sends arrives at `target`; the other way all goes on."""
@@ -265,30 +255,13 @@ class Network:
             self._changed = asyncio.Event()
             done.set()
 
-        self._loop.call_soon_threadsafe(change)
+        self.loop.call_soon_threadsafe(change)
         assert done.wait(10)
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._listen())
-        self._ready.set()
-        self._loop.run_forever()
-        for listener in self._listeners:
-            listener.close()
-        tasks = asyncio.all_tasks(self._loop)
-        for task in tasks:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        self._loop.run_until_complete(asyncio.sleep(0))
-        self._loop.close()
-
-    async def _listen(self) -> None:
+    async def start(self) -> None:
+        """Listen once for each server."""
         for name, node in self._servers.items():
-            server = await asyncio.start_server(
-                lambda r, w, name=name, port=node.port: self._serve(name, port, r, w), "127.0.0.1", 0
-            )
-            self._listeners.append(server)
-            self.ports[name] = server.sockets[0].getsockname()[1]
+            self.ports[name] = await self.listen(partial(self._serve, name, node.port))
 
     async def _serve(
         self, target: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -302,9 +275,8 @@ class Network:
             far_reader, far = await asyncio.open_connection("127.0.0.1", port)
             far.write(first)
             await asyncio.gather(self._pump(there, reader, far), self._pump(back, far_reader, writer))
-        for one in (writer, far):
-            if one is not None:
-                one.transport.abort()
+        if far is not None:
+            far.transport.abort()
 
     def _source(self, startup: bytes) -> str:
         words = startup[8:].split(b"\0")

@@ -15,14 +15,14 @@ import contextlib
 import os
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from replctl.lab import Lab
 from replctl.lab.account import command_prefix, give, server_account
 from tests.live.failover_support import configure, value, wait_streaming
+from tests.live.relay import Relay
 from tests.support import wait_until
 
 CONTROLLER = "controller"
@@ -71,21 +71,18 @@ class Namespaces:
         return ("ip", "netns", "exec", self._space(name))
 
     def __enter__(self) -> Namespaces:
-        try:
+        sockets = {s.port: self._sockets / f".s.PGSQL.{s.port}" for s in self._servers.values()}
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._unwire)
             self._wire()
             self._move()
-            self._front = _Front(
-                {s.port: self._sockets / f".s.PGSQL.{s.port}" for s in self._servers.values()}
-            )
+            stack.enter_context(_Front(sockets))
             self._connect_replicas()
-        except BaseException:
-            self._unwire()
-            raise
+            self._closing = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._front.close()
-        self._unwire()
+        self._closing.close()
 
     def _wire(self) -> None:
         router = self._space("router")
@@ -172,42 +169,17 @@ class Namespaces:
         _ip("-n", self._space("router"), "rule", verb, *pair, "blackhole")
 
 
-class _Front:
+class _Front(Relay):
     """Listens where each server of the lab did, and passes on to its socket file."""
 
     def __init__(self, sockets: dict[int, Path]) -> None:
+        super().__init__()
         self._sockets = sockets
-        self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        assert self._ready.wait(10)
 
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        listeners = self._loop.run_until_complete(self._listen())
-        self._ready.set()
-        self._loop.run_forever()
-        for listener in listeners:
-            listener.close()
-        tasks = asyncio.all_tasks(self._loop)
-        for task in tasks:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        self._loop.run_until_complete(asyncio.sleep(0))
-        self._loop.close()
-
-    async def _listen(self) -> list[asyncio.Server]:
-        return [
-            await asyncio.start_server(
-                lambda r, w, path=path: self._serve(path, r, w), "127.0.0.1", port, reuse_address=True
-            )
-            for port, path in self._sockets.items()
-        ]
+    async def start(self) -> None:
+        """Listen on the port of each server."""
+        for port, path in self._sockets.items():
+            await self.listen(partial(self._serve, path), port)
 
     async def _serve(self, path: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far: asyncio.StreamWriter | None = None
@@ -220,9 +192,8 @@ class _Front:
             for task in left:
                 task.cancel()
             await asyncio.gather(*done, *left, return_exceptions=True)
-        for one in (writer, far):
-            if one is not None:
-                one.transport.abort()
+        if far is not None:
+            far.transport.abort()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

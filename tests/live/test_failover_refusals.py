@@ -302,7 +302,7 @@ def test_a_full_disk_costs_the_journal_and_is_told(lab: Lab) -> None:
 
     assert (done.returncode, lab.primary()) == (0, "pg2")
     assert done.stderr == (
-        f"replctl: 9 events are not in {state}/lab.events.jsonl: No space left on device; nothing else "
+        f"replctl: 11 events are not in {state}/lab.events.jsonl: No space left on device; nothing else "
         "depends on it\n"
     )
     assert watched.returncode == 0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import psycopg
 import pytest
 
 from replctl.core.lag import LagHistory
@@ -16,6 +18,7 @@ from replctl.errors import ReplctlError
 from replctl.inventory import Inventory, load
 from replctl.lab import Lab
 from replctl.pg.act import Hands
+from replctl.pg.change import StepError
 from replctl.pg.locks import Ballot
 from replctl.pg.observe import Observer
 from replctl.pg.world import Servers
@@ -24,13 +27,14 @@ from tests.live.failover_support import (
     Auto,
     ask,
     configure,
+    environment,
     fail_over,
     streaming,
     value,
     wait_streaming,
     write_inventory,
 )
-from tests.support import wait_until
+from tests.support import replctl, wait_until
 
 pytestmark = pytest.mark.live
 RULE = "ANY 1 (pg1, pg2, pg3)"
@@ -217,19 +221,75 @@ def test_a_rule_that_somebody_changed_is_remembered_by_a_controller_that_comes_t
     assert value(lab, "pg2", "SELECT pg_is_in_recovery()") is True
 
 
-@pytest.mark.lab(replicas=2, sync="ANY 1")
-def test_a_living_primary_with_its_quorum_is_not_fenced_when_somebody_promotes_a_replica(lab: Lab):
-    inventory = write_inventory(lab, failover={"synchronous": RULE, **GRACES})
+@pytest.mark.parametrize(
+    "rule",
+    [
+        pytest.param(RULE, marks=pytest.mark.lab(sync="ANY 1"), id="quorum"),
+        pytest.param(None, marks=pytest.mark.lab(sync=None), id="asynchronous"),
+    ],
+)
+def test_a_living_primary_is_not_fenced_when_somebody_promotes_a_replica(lab: Lab, rule: str | None):
+    settings = GRACES if rule is None else {"synchronous": rule, **GRACES}
+    inventory = write_inventory(lab, failover=settings)
     with Auto(inventory) as auto:
         auto.wait_for("verdict", "the primary answers")
         ask(lab, "pg3", "SELECT pg_promote()")
         auto.wait_for("diagnosis", "STALE_PRIMARY")
         wait_until(lambda: value(lab, "pg3", "SELECT pg_is_in_recovery()") is False, "pg3 writes")
         ask(lab, "pg1", "CREATE TABLE confirmed_after ()")
-        auto.wait_for("primary", "pg3")
+        auto.wait_for("disputed", "pg1 and pg3 accept writes")
         ask(lab, "pg1", "CREATE TABLE confirmed_later ()")
-        assert value(lab, "pg1", "SHOW synchronous_standby_names") != "replctl_fenced"
-        assert auto.events("fenced") == []
+        assert "replctl_fenced" not in value(lab, "pg1", "SHOW synchronous_standby_names")
+        assert [streaming(lab, "pg1"), auto.events("fenced")] == [{"pg2"}, []]
+
+
+@pytest.mark.lab(replicas=2, sync="ANY 1")
+def test_a_session_that_holds_a_vote_does_not_end_for_being_idle(lab: Lab):
+    inventory = load(write_inventory(lab))
+    configure(lab, "pg2", idle_session_timeout="100ms")
+    idle = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'idler'"
+
+    async def run() -> None:
+        async with hands_on(inventory) as hands:
+            with psycopg.connect(lab.dsn("pg2", "app"), application_name="idler"):
+                wait_until(lambda: value(lab, "pg2", idle) == 0, "another idle session has ended")
+            assert await hands.ballot.verify() == dict.fromkeys(("pg1", "pg2", "pg3"), Vote.HELD)
+
+    asyncio.run(run())
+
+
+@pytest.mark.lab(replicas=2, sync="ANY 1")
+def test_a_replica_is_not_given_back_long_after_the_votes_were_shown(lab: Lab):
+    inventory = load(write_inventory(lab))
+
+    async def run() -> None:
+        async with hands_on(inventory) as hands:
+            await hands.cut("pg2", "plain")
+            with pytest.raises(StepError, match="too long ago"):
+                await hands.restore("pg2", "pg1", time.monotonic() - 2)
+            assert value(lab, "pg2", "SHOW primary_conninfo") == ""
+
+    asyncio.run(run())
+
+
+@pytest.mark.lab(replicas=2, sync="ANY 1")
+def test_what_a_cut_erases_is_noted_before_without_secrets(lab: Lab):
+    inventory = write_inventory(lab)
+    upstream = value(lab, "pg2", "SHOW primary_conninfo")
+    configure(lab, "pg2", primary_conninfo=f"{upstream} password=hunter2 connect_timeout=7")
+    wait_streaming(lab, "pg1", "pg2", "pg3")
+    lab.kill("pg1")
+
+    assert fail_over(inventory).returncode == 0
+
+    shown = replctl("events", "last", "-o", "json", env=environment(inventory)).stdout
+    noted = [e["message"] for e in json.loads(shown)["events"] if e["event"] == "found"]
+    assert [m.partition(" was ")[0] for m in sorted(noted)] == [
+        "primary_conninfo of pg2",
+        "primary_conninfo of pg3",
+    ]
+    assert "connect_timeout=7" in "".join(noted)
+    assert "hunter2" not in shown
 
 
 @pytest.mark.lab(replicas=2, sync="ANY 1")

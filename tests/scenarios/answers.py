@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from replctl.controller.upkeep import stale_primaries, unfinished
+from replctl.controller.upkeep import disputing, stale_primaries, unfinished
 from replctl.core.coverage import coverage, votes_of
 from replctl.core.detector import Detector, Finding, Tick, Verdict, advance
 from replctl.core.diagnose import diagnose
@@ -70,6 +70,7 @@ def situation_of(drawing: Drawing, request: Request) -> Situation:
         state=drawing.state,
         request=request,
         word=drawing.word(request.lost),
+        lost_timeline=drawing.timeline_seen(request.lost) if request.automatic else None,
         **drawing.gathered(request.lost),
     )
 
@@ -95,6 +96,8 @@ def _automatic(drawing: Drawing) -> str:
         return "\n".join([*lines, _planned(drawing, request_of(drawing, ("--auto",)))])
     stale = stale_primaries(status)
     lines += [f"fence {name}, which came back on an old timeline" for name in stale]
+    if disputed := disputing(status):
+        return "\n".join([*lines, f"{', '.join(disputed)} was never replaced: nothing is done"])
     now = status.primary
     if finding.verdict is Verdict.ALIVE and now and unfinished(drawing.state, drawing.settings, now):
         lost = lost_primary(drawing.state, drawing.settings)

@@ -131,6 +131,7 @@ PHRASES: dict[str, Say] = {
     r"timeline (\d+) ended at ([+-]\d+)": _history,
     "history unknown": _says(history_unknown=True),
     "no checkpoint yet": _says(no_checkpoint=True),
+    "not seen since it is the primary": _says(unseen=True),
     "position hidden": _says(position_hidden=True),
     "restarted": _fact(receive_lsn_known=False),
     # How it follows
@@ -196,6 +197,11 @@ class Drawing:
         """Whom a controller that has watched all along takes for the primary."""
         tops = [d for d in self.drawn if d.upstream is None and not d.is_witness and not d.says.get("cut")]
         return tops[0].name if tops else None
+
+    def timeline_seen(self, lost: str | None) -> int | None:
+        """The timeline that such a controller saw the primary on."""
+        timelines = [f.timeline for f in self.state.facts if f.in_recovery and f.timeline is not None]
+        return None if lost in self.said("unseen") else max(timelines, default=None)
 
     def said(self, key: str) -> dict[str, Any]:
         """What the nodes say under this key, by name."""

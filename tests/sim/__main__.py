@@ -34,7 +34,7 @@ def tell_one(seed: int) -> int:
     """Who there was, what happened, and what was wrong with it."""
     story = build(seed)
     failover = story.settings.failover
-    print(f"seed {seed}")
+    print(f"seed {seed}{f', about: {story.theme.name}' if story.theme is not None else ''}")
     print(f"synchronous = {failover.synchronous!r}, fencing = {failover.fencing}, ", end="")
     print(f"fence commands: {', '.join(sorted(story.fence_commands)) or 'none'}")
     for node in story.cluster.nodes.values():
@@ -56,7 +56,11 @@ def play_block(first: int, count: int) -> tuple[list[str], Counter[str]]:
     wrong: list[str] = []
     counts: Counter[str] = Counter()
     for seed in range(first, first + count):
-        story = tell(seed)
+        try:
+            story = tell(seed)
+        except Exception as error:
+            error.add_note(f"seed {seed}")
+            raise
         wrong += [f"seed {seed}: {violation}" for violation in story.violations]
         counts.update(story.cluster.counts)
         counts["stories"] += 1

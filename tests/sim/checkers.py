@@ -9,7 +9,7 @@ from tests.sim.cluster import Cluster, Node
 from tests.sim.looks import facts_of
 from tests.sim.world import SimWorld
 
-SURE_S = 0.7  # a link or a life that is older than this, every controller can have known of
+SURE_S = 1.0  # a link or a life that is older than this, every controller can have known of
 
 
 class Checkers:
@@ -20,7 +20,7 @@ class Checkers:
         self.settings = settings
         self.quorum = cluster.rule is not None  # and nobody gave anything up
         self.worlds: dict[str, SimWorld] = {}  # the run that each controller is in
-        self.cut_by: dict[str, set[str]] = {}
+        self.last_touch: dict[str, SimWorld] = {}  # whose word about its upstream each node had last
         cluster.on_acknowledge = self.one_node_acknowledges
         cluster.on_ask = self.look_at_request
         cluster.on_promote = self.look_at_promotion
@@ -63,6 +63,12 @@ class Checkers:
                     "never two promotions",
                     f"{controller} promotes {node.name}, {other.controller} has promoted {other.node}",
                 )
+        newest = max(self.cluster.promotions, key=lambda p: p.old_timeline, default=None)
+        lost = node.promoting[1] if node.promoting is not None else None
+        if newest is not None and newest.node != lost and not self.cluster.nodes[newest.node].in_recovery:
+            self.cluster.violate(
+                "only the newest primary is replaced", f"{node.name} for {lost}, not for {newest.node}"
+            )
 
     def nothing_acknowledged_is_lost(self, node: Node) -> None:
         """With a quorum rule, the new primary has every commit that anybody was told of."""
@@ -86,6 +92,11 @@ class Checkers:
                 self.cluster.violate(
                     "the promoted is maximal",
                     f"{node.name} has {len(node.wal)} records, {name} has {len(other.wal)}",
+                )
+            twin = position.timeline == other.timeline == node.timeline and other.forks != node.forks
+            if position.incomplete is None and other.is_cut and twin:
+                self.cluster.violate(
+                    "of two histories none is promoted", f"{node.name} is promoted, {name} has another"
                 )
 
     def promoted_may_be_promoted(self, node: Node) -> None:
@@ -121,16 +132,24 @@ class Checkers:
 
     def touch(self, world: SimWorld, name: str, upstream: str) -> None:
         """Before every change of an upstream."""
-        self.cut_by.setdefault(world.controller, set()).add(name)
+        self.last_touch[name] = world
+        self.only_with_the_votes(world, name)
         self.streaming_primary_is_left_alone(world, name, upstream)
         if not world.restoring:
             self.diverged_is_left_alone(name, upstream)
+
+    def only_with_the_votes(self, world: SimWorld, name: str) -> None:
+        """Another run may be cutting the same replica: only whoever took the votes changes an upstream."""
+        if not world.voted:
+            self.cluster.violate("upstreams are changed under the votes only", f"{world.controller}: {name}")
 
     def diverged_is_left_alone(self, name: str, upstream: str) -> None:
         """What has replayed past the fork would wait for ever: it needs a rewind."""
         node, above = self.cluster.nodes[name], self.cluster.nodes.get(upstream)
         if above is None or node.timeline == above.timeline or not node.is_cut:
             return  # one that still streams may have passed the fork since it was looked at
+        if node.timeline > above.timeline and not above.in_recovery:
+            self.cluster.violate("no replica is given to a stale primary", f"{name} is given to {upstream}")
         fork = above.forks.get(node.timeline)
         if fork is not None and node.replayed > fork:
             self.cluster.violate("a replica past the fork is left alone", f"{name} is given to {upstream}")
@@ -171,7 +190,7 @@ class Checkers:
         if not outcome.results and world.touched:
             self.cluster.violate("a refusal changes nothing", f"it wrote to {sorted(world.touched)}")
         if ending is Ending.REFUSED and outcome.results:
-            left = [n for n in world.touched if self._cut_by_nobody_else(n, world.controller)]
+            left = [n for n in world.touched if self._left_cut(n, world)]
             if left:
                 self.cluster.violate("an aborted run restores every cut", f"{left} is left, and not named")
         if ending is Ending.NOT_RESTORED and not outcome.left_cut:
@@ -194,10 +213,10 @@ class Checkers:
         if world.touched or held or outcome.results:
             self.cluster.violate("a dry run changes nothing", f"wrote {world.touched}, holds {held}")
 
-    def _cut_by_nobody_else(self, name: str, controller: str) -> bool:
+    def _left_cut(self, name: str, world: SimWorld) -> bool:
+        """Whether this run, and none after it, has left the node without an upstream."""
         node = self.cluster.nodes[name]
-        others = set().union(*(s for c, s in self.cut_by.items() if c != controller), set())
-        return node.in_recovery and node.upstream is None and name not in others
+        return node.in_recovery and node.upstream is None and self.last_touch.get(name) is world
 
     # ---- at the end of everything
 
@@ -227,6 +246,9 @@ class Checkers:
         primary = self.newest()
         others = [n for n in self.cluster.nodes.values() if n is not primary]
         data = [n for n in others if not n.is_witness]
+        replicas = [n for n in data if n.in_recovery or n.timeline >= primary.timeline]  # without stale ones
+        rule = self.cluster.rule
+        needed = 1 if rule is None else max(1, len(data) - rule.confirmations + 1)
         plain = all(
             n.works
             and n.in_recovery
@@ -235,7 +257,7 @@ class Checkers:
             and n.timeline == primary.timeline
             and self.settings.node(n.name).promote != "never"
             and n.wal == primary.wal[: len(n.wal)]
-            for n in data
+            for n in replicas
         )
         voters = len(others) + 1
         return (
@@ -243,6 +265,7 @@ class Checkers:
             and self.quorum
             and plain
             and len(data) > 1
+            and len(replicas) >= needed
             and all(n.works for n in others)
             and len(others) >= voters // 2 + 1
             and self.settings.failover.fencing != "required"
@@ -258,7 +281,14 @@ class Checkers:
             for node in self.cluster.nodes.values()
             if node.works and node.in_recovery and not node.holds_on and not node.deaf
             if self._undiverged(node, newest) and not self._follows(node, newest)
+            if not self._may_be_anothers(node, newest)
         ]
+
+    def _may_be_anothers(self, node: Node, primary: Node) -> bool:
+        """Cut for the sake of a node that is silent now, as far as anybody can tell: people have to look."""
+        others = [n for n in self.cluster.nodes.values() if n not in (node, primary) and not n.is_witness]
+        silent = [n for n in others if not n.works and self.settings.node(n.name).promote != "never"]
+        return bool(silent) and node.is_cut and node.timeline == primary.timeline
 
     def is_restless(self) -> bool:
         """Whether there is something that controllers still have to do."""

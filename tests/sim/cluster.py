@@ -83,7 +83,7 @@ class Node:
     @property
     def holds_on(self) -> bool:
         """Whether its startup process does not ask for WAL, and so never ends the receiver."""
-        return self.paused or self.delayed or self.in_conflict
+        return self.paused or self.delayed or (self.in_conflict and self.replayed < len(self.wal))
 
 
 @dataclass(frozen=True)
@@ -301,14 +301,21 @@ class Cluster:
                 node.waiting = True
                 return
             del node.wal[fork:]
-            node.timeline, node.forks = above.timeline, dict(above.forks)
+            if len(node.wal) == fork:
+                self._switch_timeline(node, above)
         end = len(node.wal)
         if not _is_part(node.wal, above.wal):
             node.waiting = True
             return
         node.waiting = False
+        limit = above.forks.get(node.timeline, len(above.wal))
         if above.in_recovery or not node.slow or self.rng.random() < 0.15:
-            node.wal.extend(above.wal[end : end + self.rng.randrange(6)])
+            node.wal.extend(above.wal[end : min(limit, end + self.rng.randrange(6))])
+
+    def _switch_timeline(self, node: Node, above: Node) -> None:
+        """At the end of its timeline, it goes on with the next one that the upstream's history has."""
+        node.timeline = min(t for t in (*above.forks, above.timeline) if t > node.timeline)
+        node.forks = {t: end for t, end in above.forks.items() if t < node.timeline}
 
     def _replay(self, node: Node) -> None:
         if node.in_conflict and self.rng.random() < 0.02:
@@ -382,7 +389,6 @@ class Cluster:
         node.timeline += 1
         node.in_recovery, node.receiver, node.upstream, node.promoting = False, None, None, None
         node.paused = node.delayed = node.waiting = node.short_timeout = node.in_conflict = False
-        node.sync = self.sync
 
 
 def _is_part(wal: list[int], whole: list[int]) -> bool:

@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from replctl.controller.run import carry_out
+from replctl.controller import run
 from replctl.core.detector import Detector, Tick, Verdict, Word, advance
 from replctl.core.model import FENCE_NAME, ClusterState, NodeFacts
 from replctl.core.outcome import Ending, Outcome, StepResult
@@ -64,13 +64,13 @@ class Controller:
             verdict = self._judge(situation)
             self.story.cluster.counts[f"judged {verdict}"] += 1
             if verdict in (Verdict.DEAD, Verdict.SILENT):
-                await self._carry_out(self.primary)
+                await self.carry_out(self.primary)
             elif verdict is Verdict.ALIVE:
                 lost = lost_primary(situation.state, self.story.settings)
                 self.uneasy = self.uneasy + 1 if lost != self.primary else 0
                 if self.uneasy >= 3:  # not what another run is in the middle of
-                    await self._carry_out(lost)
-            busy = self.detector.failures > 0
+                    await self.carry_out(lost)
+            busy = self.detector.failures > 0 and verdict is not Verdict.ISOLATED
             await asyncio.sleep(
                 TIMINGS.burst_interval_s if busy else TIMINGS.interval_s * rng.uniform(0.7, 1.3)
             )
@@ -90,7 +90,6 @@ class Controller:
             fence_commands=story.fence_commands,
             on_touch=story.checkers.touch,
             on_fence=story.checkers.fenced_is_stale,
-            on_moment=story.at_moment,
         )
 
     def _learn(self, state: ClusterState) -> None:
@@ -140,18 +139,22 @@ class Controller:
         self.detector, finding = advance(self.detector, tick, TIMINGS)
         return finding.verdict
 
-    async def _carry_out(self, lost: str | None) -> None:
+    async def carry_out(self, lost: str | None) -> None:
+        """Run the failover of this primary, and rest."""
         story = self.story
         world = self._world(lost)
         story.begin_run(self.name, world)
         try:
-            outcome = await carry_out(world, story.teller(self.name), _go_on)
+            outcome = await run.carry_out(world, story.teller(self.name), _go_on)
             story.end_run(self.name, world, outcome)
         finally:
             world.close()
             story.running.discard(self.name)
         self.uneasy = 0
         self.detector = Detector()
+        if outcome.promoted not in (None, self.primary):
+            self.primary, self.memory = outcome.promoted, Memory(timeline=self.memory.timeline)
+            self.memory.timeline = None if self.memory.timeline is None else self.memory.timeline + 1
         await asyncio.sleep(story.rng.uniform(0.2, 1.2))
 
 

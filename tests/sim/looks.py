@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cache
 
+from replctl.core.candidates import incomplete
 from replctl.core.model import FENCE_NAME, ClusterState, Lsn, NodeFacts, Receiver, Slot
 from replctl.core.situation import KnownLsn, Position
 from tests.sim.cluster import Cluster, Node, lsn
@@ -29,13 +30,15 @@ def shown(node: Node) -> int:
 
 
 def complete(state: ClusterState, name: str, position: Position) -> Position:
+    """Mark a position behind which the node may have flushed more."""
     facts = next(f for f in state.facts if f.node == name)
-    if facts.receive_lsn_known is False and facts.startup_wait_event in (
-        "RecoveryApplyDelay",
-        "RecoveryPause",
-    ):
-        return replace(position, incomplete="it was restarted and has not replayed its own WAL yet")
-    return position
+    return replace(position, incomplete=incomplete(facts, position.lsn))
+
+
+def identify(node: Node) -> Position:
+    """IDENTIFY_SYSTEM: the end of the timeline that is replayed, whatever else was received."""
+    on = next((t for t in sorted(node.forks) if node.replayed < node.forks[t]), node.timeline)
+    return Position(timeline=on, lsn=lsn(shown(node) if on == node.timeline else node.replayed))
 
 
 def forks_of(node: Node) -> dict[int, Lsn]:
@@ -85,7 +88,7 @@ def facts_of(cluster: Cluster, node: Node) -> NodeFacts:
         capabilities=frozenset({"wal_receiver_timeout_cut"} if node.timeout_cut else ()),
         system_identifier=SYSTEM_IDENTIFIER,
         in_recovery=node.in_recovery,
-        timeline=node.timeline,
+        timeline=node.timeline if receiver is not None else identify(node).timeline,
         write_lsn=None if node.in_recovery else lsn(len(node.wal)),
         flush_lsn=None if node.in_recovery else lsn(len(node.wal)),
         received_lsn=lsn(shown(node)) if node.in_recovery else None,

@@ -6,59 +6,63 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from replctl.core.steps import Step
 from tests.sim.cluster import Cluster
 
 if TYPE_CHECKING:
     from tests.sim.story import Story
 
-STEPS = (
-    *("TakeVotes", "TakeVotes", "ProveSilence", "Cut", "Cut", "FastForward", "Promote", "Promote", "Promote"),
-    *("CreateSlot", "Repoint", "Repoint", "Checkpoint"),
+MOMENTS = (
+    *("looking", "proving", "restoring", "before TakeVotes", "after TakeVotes", "before ProveSilence"),
+    *(
+        "before Cut",
+        "after Cut",
+        "before FastForward",
+        "after FastForward",
+        "before Promote",
+        "after Promote",
+    ),
+    *("before CreateSlot", "before Repoint", "after Repoint", "before Checkpoint", "after Checkpoint"),
+    *("before Cut", "after Cut", "before Promote", "before Promote", "after Promote", "before Repoint"),
 )
+
+
+Trap: TypeAlias = "Callable[[Story, str, str], None]"  # the controller that acts, and on which node
 
 
 @dataclass
 class Ambush:
-    """Waits for a run to come to a step of this kind, so many times."""
+    """Waits for a run to come to this moment, so many times."""
 
-    when: str  # before | after
-    kind: str
+    moment: str
     skip: int
-    what: Callable[[Story, str, str], None]
+    what: Trap
 
 
 def lay_ambushes(rng: random.Random) -> list[Ambush]:
     """None, one or a few."""
     found = []
-    if rng.random() < 0.25:
-        found.append(Ambush("after", "Checkpoint", 0, the_new_primary_is_lost_too))
+    if rng.random() < 0.2:
+        found.append(Ambush("after Checkpoint", 0, the_new_primary_is_lost_too))
     return found + [
-        Ambush(
-            when=rng.choice(("before", "after")),
-            kind=rng.choice(STEPS),
-            skip=rng.choice((0, 0, 0, 1, 2)),
-            what=rng.choice(TRAPS),
-        )
+        Ambush(moment=rng.choice(MOMENTS), skip=rng.choice((0, 0, 0, 1, 2)), what=rng.choice(TRAPS))
         for _ in range(rng.choice((0, 1, 1, 2, 2, 3)))
     ]
 
 
-def spring(story: Story, controller: str, when: str, step: Step) -> None:
+def spring(story: Story, controller: str, moment: str, node: str | None) -> None:
     """Let the first ambush that waits for this moment happen."""
     for ambush in story.ambushes:
-        if (ambush.when, ambush.kind) != (when, type(step).__name__):
+        if ambush.moment != moment:
             continue
         if ambush.skip:
             ambush.skip -= 1
             continue
         story.ambushes.remove(ambush)
-        story.cluster.counts[f"ambush {when} {ambush.kind}"] += 1
-        node = step.node or story.rng.choice(list(story.cluster.nodes))
-        story.cluster.say(controller, f"is ambushed {when}: {step.describe()}")
-        ambush.what(story, controller, node)
+        story.cluster.counts[f"ambush {moment}"] += 1
+        story.cluster.say(controller, f"is ambushed {moment} {node or ''}")
+        ambush.what(story, controller, node or story.rng.choice(list(story.cluster.nodes)))
         return
 
 
@@ -69,10 +73,36 @@ def controller_dies(story: Story, controller: str, node: str) -> None:
     story.kill_controller(controller)
 
 
-def controller_stalls(story: Story, controller: str, node: str) -> None:
-    length_s = story.rng.uniform(0.2, 2.5)
+def controller_stalls(story: Story, controller: str, node: str, length_s: float | None = None) -> None:
+    length_s = length_s or story.rng.uniform(0.2, 2.5)
     story.cluster.say(controller, f"is stopped for {length_s:.1f} s")
     story.cluster.stalled_until_s[controller] = story.cluster.now_s + length_s
+
+
+def voters_are_restarted_while_it_is_stopped(story: Story, controller: str, node: str) -> None:
+    """Between its proof and its promotion; and another acts at once."""
+    cluster, rng = story.cluster, story.rng
+    controller_stalls(story, controller, node, length_s=rng.uniform(0.35, 0.45))
+    for name in [n for n in cluster.nodes if n != node]:
+        restart(story, name, rng.uniform(0.01, 0.03))
+    story.later(0.06, story.somebody_acts, story.checkers.worlds[controller].request.lost)
+
+
+def it_is_stopped_until_another_promotes(story: Story, controller: str, node: str) -> None:
+    """Then it goes on, without its votes and with the old primary back."""
+    controller_stalls(story, controller, node, length_s=3.0)
+    for name in list(story.cluster.nodes):
+        restart(story, name, story.rng.uniform(0.01, 0.03))
+    story.later(0.06, story.somebody_acts, story.checkers.worlds[controller].request.lost)
+    story.ambushes.insert(0, Ambush("before Promote", 0, who_was_stopped_goes_on))
+
+
+def who_was_stopped_goes_on(story: Story, controller: str, node: str) -> None:
+    """At the worst moment: when another is about to promote, or just has."""
+    for name in story.cluster.stalled_until_s:
+        story.cluster.stalled_until_s[name] = story.cluster.now_s
+    if story.rng.random() < 0.7:
+        the_old_primary_returns(story, controller, node)
 
 
 def node_crashes(story: Story, controller: str, node: str) -> None:
@@ -90,12 +120,19 @@ def any_voter_restarts(story: Story, controller: str, node: str) -> None:
 def its_votes_are_forgotten_while_it_is_stopped(story: Story, controller: str, node: str) -> None:
     """Servers restart, and what the others could not reach before, they do now."""
     cluster, rng = story.cluster, story.rng
-    cluster.stalled_until_s[controller] = cluster.now_s + rng.choice((0.3, 0.45, 1.0, 2.5)) * rng.random()
-    cluster.say(controller, "is stopped")
+    length_s = rng.choice((rng.uniform(0.2, 0.5), rng.uniform(0.5, 2.5)))
+    cluster.stalled_until_s[controller] = cluster.now_s + length_s
+    cluster.say(controller, f"is stopped for {length_s:.1f} s")
+    if rng.random() < 0.5:
+        moment = rng.choice(("before Promote", "after Promote"))
+        story.ambushes.insert(0, Ambush(moment, 0, who_was_stopped_goes_on))
+    if rng.random() < 0.7:
+        lost = story.checkers.worlds[controller].request.lost
+        story.later(rng.uniform(0.05, 0.2), story.somebody_acts, lost)
     for name in [n for n in cluster.nodes if cluster.nodes[n].up]:
         if rng.random() < 0.9:
             restart(story, name, rng.uniform(0.01, 0.1))
-    if rng.random() < 0.7:
+    if rng.random() < 0.3:
         cluster.heal()
     if rng.random() < 0.4:
         the_old_primary_returns(story, controller, node)
@@ -105,11 +142,19 @@ def its_answer_is_lost_and_the_old_primary_returns(story: Story, controller: str
     """What is asked for happens, and nobody hears of it."""
     story.cluster.block(node, controller, one_way=True)
     back_s = story.rng.uniform(0.1, 1.0)
-    asyncio.get_running_loop().call_later(back_s, the_old_primary_returns, story, controller, node)
+    story.later(back_s, the_old_primary_returns, story, controller, node)
 
 
 def replay_stops_there(story: Story, controller: str, node: str) -> None:
     _stop_replay(story.cluster, story.rng, node)
+
+
+def replay_is_paused_there(story: Story, controller: str, node: str) -> None:
+    """And the old primary is back as soon as another is promoted."""
+    if story.cluster.nodes[node].in_recovery:
+        story.cluster.nodes[node].paused = True
+        story.cluster.say(node, "replay is paused")
+        story.ambushes.insert(0, Ambush("after Promote", 0, the_old_primary_returns))
 
 
 def the_network_heals(story: Story, controller: str, node: str) -> None:
@@ -144,18 +189,59 @@ def the_old_primary_returns(story: Story, controller: str, node: str) -> None:
         story.cluster.heal()
 
 
+def the_heir_is_lost(story: Story, controller: str, node: str) -> None:
+    """The new primary, or who is about to be it, is gone, at least for others; the old one may return."""
+    rng = story.rng
+    newest = story.checkers.newest()
+    heir = newest.name if newest.works else node
+    loss = rng.choice((node_crashes, node_restarts, it_loses_the_node, the_others_lose_the_node))
+    story.later(rng.choice((0.0, rng.uniform(0.0, 0.2))), loss, story, controller, heir)
+    if rng.random() < 0.5:
+        story.later(rng.uniform(0.1, 1.0), the_old_primary_returns, story, controller, heir)
+    if rng.random() < 0.6:
+        story.later(rng.choice((0.0, rng.uniform(0.02, 0.15))), controller_dies, story, controller, heir)
+
+
+def the_heir_is_lost_before_anybody_follows(story: Story, controller: str, node: str) -> None:
+    """The others are given to it all the same; and perhaps nobody is left who saw it as the primary."""
+    story.cluster.crash(story.checkers.newest().name)
+    if story.rng.random() < 0.6:
+        story.later(story.rng.uniform(0.03, 0.1), the_controllers_die, story, controller, node)
+
+
 def the_new_primary_is_lost_too(story: Story, controller: str, node: str) -> None:
-    """The old one has been brought back as a replica by then, or has not."""
-    cluster, rng, loop = story.cluster, story.rng, asyncio.get_running_loop()
+    """The old one has been brought back as a replica by then, or comes back as what it was."""
+    cluster, rng = story.cluster, story.rng
+    then_s = rng.uniform(0.3, 1.0)
     for old in cluster.nodes.values():
-        if not old.in_recovery and not old.is_witness and old.name != node and rng.random() < 0.8:
+        if old.in_recovery or old.is_witness or old.name == node:
+            continue
+        if rng.random() < 0.6:
             cluster.rejoin(old.name, node)
+        elif rng.random() < 0.7:
+            story.later(then_s + rng.uniform(-0.1, 0.3), cluster.start, old.name)
     if rng.random() < 0.7:
         cluster.heal()
-    loop.call_later(rng.uniform(0.3, 1.0), cluster.crash, node)
+    story.later(then_s, cluster.crash, node)
 
 
-TRAPS: tuple[Callable[[Story, str, str], None], ...] = (
+def the_new_primary_is_lost_and_the_old_one_is_back(story: Story, controller: str, node: str) -> None:
+    """As a primary; and whoever saw all that dies in the midst of replacing the new one."""
+    cluster, rng = story.cluster, story.rng
+    then_s = rng.uniform(0.1, 0.4)
+    story.later(then_s, cluster.crash, node)
+    for old in [n for n in cluster.nodes.values() if not n.in_recovery and not n.is_witness]:
+        if old.name != node:
+            story.later(then_s + rng.uniform(0.0, 0.8), cluster.start, old.name)
+    story.ambushes.insert(0, Ambush("after Cut", 0, the_controllers_die))
+
+
+def the_controllers_die(story: Story, controller: str, node: str) -> None:
+    for name in sorted(story.tasks):
+        story.kill_controller(name)
+
+
+TRAPS: tuple[Trap, ...] = (
     controller_dies,
     controller_dies,
     controller_dies,
@@ -198,53 +284,29 @@ def split(story: Story, anybody: str) -> None:
                 cluster.block(one, other)
 
 
-def prepare(story: Story) -> None:
-    """What was so for long before anything happened: nobody thinks of it as a misfortune."""
-    cluster, rng = story.cluster, story.rng
-    replicas = [n for n in cluster.nodes.values() if n.in_recovery]
-    if rng.random() < 0.25:
-        for controller in sorted(story.tasks):
-            if rng.random() < 0.6:
-                cluster.block(controller, rng.choice(replicas).name)
-    for node in replicas:
-        if node.holds_on and rng.random() < 0.3:
-            asyncio.get_running_loop().call_later(rng.uniform(0.0, 0.5), restart, story, node.name, 0.05)
-
-
-def prepare_amnesia(story: Story) -> None:
-    """The replica that is ahead is out of one controller's reach, which is to be stopped in its run."""
-    cluster, rng = story.cluster, story.rng
-    replicas = [n for n in cluster.nodes.values() if n.in_recovery]
-    ahead = rng.choice(replicas)
-    cluster.block("c1", ahead.name)
-    for node in replicas:
-        node.slow = node is not ahead
-    when, kind = rng.choice(
-        (
-            ("after", "TakeVotes"),
-            ("after", "Cut"),
-            ("before", "Promote"),
-            ("before", "Promote"),
-            ("before", "Repoint"),
-        )
-    )
-    story.ambushes.insert(0, Ambush(when, kind, 0, its_votes_are_forgotten_while_it_is_stopped))
-    story.cluster.counts["story of forgotten votes"] += 1
-
-
 def take_sides(story: Story) -> None:
     """Two halves of replicas and controllers; the witnesses are in touch with both."""
     cluster, rng = story.cluster, story.rng
     nodes = [n.name for n in cluster.nodes.values() if not n.is_witness]
-    side = {name: rng.random() < 0.5 for name in [*nodes, *sorted(story.tasks)]}
+    rng.shuffle(nodes)
+    side = {name: place % 2 == 0 for place, name in enumerate(nodes)}
+    side |= {"c1": True, "c2": False} | {c: rng.random() < 0.5 for c in story.tasks if c not in ("c1", "c2")}
+    _part(story, side)
+
+
+def leave_the_primary_alone_with_one(story: Story, primary: str) -> None:
+    """It and a replica on one side; all controllers, the other replicas and the witnesses on the other."""
+    one = story.rng.choice([n.name for n in story.cluster.nodes.values() if n.in_recovery])
+    _part(story, {name: name in (primary, one) for name in [*story.cluster.nodes, *story.tasks]})
+
+
+def _part(story: Story, side: dict[str, bool]) -> None:
     for one in side:
         for other in side:
             if side[one] != side[other]:
-                cluster.blocked.add((one, other))
-    cluster.say(
-        "net",
-        f"{', '.join(n for n in side if side[n]) or 'nobody'} | {', '.join(n for n in side if not side[n])}",
-    )
+                story.cluster.blocked.add((one, other))
+    halves = [", ".join(n for n in side if side[n] is which) for which in (True, False)]
+    story.cluster.say("net", " | ".join(half or "nobody" for half in halves))
 
 
 def befall(story: Story, *, main: bool) -> None:
@@ -256,8 +318,8 @@ def befall(story: Story, *, main: bool) -> None:
     ).name
     anybody = primary if main or rng.random() < 0.35 else rng.choice(list(cluster.nodes))
     what = rng.choice(AT_FIRST if main else LATER)
-    if main and story.is_amnesia:
-        what = rng.choice(("crash", "freeze"))
+    if main and story.theme is not None:
+        what = rng.choice(story.theme.first)
     cluster.counts[f"misfortune {what}"] += 1
     if what == "crash":
         cluster.crash(anybody)
@@ -275,6 +337,8 @@ def befall(story: Story, *, main: bool) -> None:
     elif what == "crash and sides":
         cluster.crash(anybody)
         take_sides(story)
+    elif what == "a side for the primary":
+        leave_the_primary_alone_with_one(story, anybody)
     elif what == "heal":
         cluster.heal()
     elif what == "replay stops":
@@ -284,6 +348,8 @@ def befall(story: Story, *, main: bool) -> None:
             cluster.start(name)
     elif what == "controller dies" and story.tasks:
         story.kill_controller(rng.choice(sorted(story.tasks)))
+    if main and story.theme is not None:
+        story.theme.after(story)
 
 
 def _cut_off(story: Story, name: str) -> None:

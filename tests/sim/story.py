@@ -12,12 +12,12 @@ from replctl.core.outcome import Ending, Outcome, StepResult
 from replctl.core.plan import Plan
 from replctl.core.settings import ClusterSettings, ReplicationSettings, WitnessSpec
 from replctl.core.situation import Request
-from replctl.core.steps import Step
 from tests.sim import clock
 from tests.sim.checkers import Checkers
 from tests.sim.cluster import Cluster, Node
 from tests.sim.controller import TIMINGS, Controller, counted, said_of, said_of_step
-from tests.sim.misfortune import Ambush, befall, lay_ambushes, prepare, prepare_amnesia, spring
+from tests.sim.misfortune import Ambush, befall, lay_ambushes, spring
+from tests.sim.themes import THEMES, Theme, prepare
 from tests.sim.world import SimWorld
 from tests.unit.builders import spec
 
@@ -36,15 +36,25 @@ class Story:
     checkers: Checkers
     fence_commands: frozenset[str]
     ambushes: list[Ambush]
-    is_amnesia: bool = False  # a story about forgotten votes
+    theme: Theme | None = None
     outcomes: list[Outcome] = field(default_factory=list)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
+    is_over: bool = False
 
     @property
     def violations(self) -> list[str]:
         """What must never be, and was."""
         return self.cluster.violations
+
+    def later(self, delay_s: float, what: Callable[..., None], *given: object) -> None:
+        """A misfortune that comes a little later, if trouble is not over by then."""
+
+        def happen() -> None:
+            if not self.is_over:
+                what(*given)
+
+        asyncio.get_running_loop().call_later(delay_s, happen)
 
     # ---- controllers come, act and go
 
@@ -59,11 +69,18 @@ class Story:
         self.tasks[name].cancel()
         self.cluster.say(name, "dies")
         self.cluster.counts["controller died in a run" if name in self.running else "controller died"] += 1
-        asyncio.get_running_loop().call_later(self.rng.uniform(0.1, 2.0), self.start_controller, name)
+        if name != "c9":
+            asyncio.get_running_loop().call_later(self.rng.uniform(0.1, 2.0), self.start_controller, name)
+
+    def somebody_acts(self, lost: str | None) -> None:
+        """One more controller, which has been told that this primary is lost, and acts at once."""
+        once = Controller(self, "c9", primary=lost)
+        self.tasks["c9"] = asyncio.create_task(once.carry_out(lost))
 
     def begin_run(self, name: str, world: SimWorld) -> None:
         """A controller runs a failover."""
         self.checkers.worlds[name] = world
+        world.on_moment = self.at_moment
         self.cluster.say(name, f"runs a failover of {world.request.lost}")
         if self.running - {name}:
             self.cluster.counts["two runs at once"] += 1
@@ -84,9 +101,9 @@ class Story:
 
         return tell_step
 
-    def at_moment(self, world: SimWorld, when: str, step: Step) -> None:
-        """A run has come to a step."""
-        spring(self, world.controller, when, step)
+    def at_moment(self, world: SimWorld, moment: str, node: str | None) -> None:
+        """A run has come to where an ambush may be laid."""
+        spring(self, world.controller, moment, node)
 
 
 # ---- making one up
@@ -95,17 +112,20 @@ class Story:
 def build(seed: int) -> Story:
     """A cluster from a seed."""
     rng = random.Random(seed)
-    count = rng.choice((2, 3, 3, 3, 3, 4, 4, 5))
+    theme = rng.choice(list(THEMES.values())) if rng.random() < 0.5 else None
+    count = rng.choice((2, 3, 3, 3, 3, 4, 4, 5) if theme is None else theme.nodes)
     names = [f"pg{i}" for i in range(1, count + 1)]
     replicas = names[1:]
     confirmations = min(len(replicas), rng.choice((1, 1, 2, 2, 3)))
+    if theme is not None and rng.random() < 0.9:
+        confirmations = 1 if theme.few else len(replicas) // 2 + 1
     method = rng.choice(("ANY", "ANY", "FIRST"))
     sync = f"{method} {confirmations} ({', '.join(names)})" if rng.random() < 0.85 else ""
-    nodes = [Node("pg1", in_recovery=False, sync=sync), *_replicas(rng, replicas)]
-    witnesses = tuple(
-        WitnessSpec(name=n, host=f"10.0.1.{i}")
-        for i, n in enumerate(("w1", "w2")[: (1 if count == 2 else rng.choice((0, 0, 1, 2)))])
-    )
+    sync = sync if theme is None or rng.random() < 0.1 else f"ANY {confirmations} ({', '.join(names)})"
+    nodes = [Node("pg1", in_recovery=False, sync=sync), *_replicas(rng, replicas, sync, theme)]
+    few = 1 if count == 2 else rng.choice((0, 0, 1, 2))
+    few = few if theme is None or theme.witnesses is None else theme.witnesses
+    witnesses = tuple(WitnessSpec(name=n, host=f"10.0.1.{i}") for i, n in enumerate(("w1", "w2")[:few]))
     failover = replace(
         TIMINGS,
         synchronous=sync,
@@ -127,7 +147,7 @@ def build(seed: int) -> Story:
     )
     fences = frozenset(names if rng.random() < 0.15 else ())
     story = Story(seed, rng, cluster, settings, Checkers(cluster, settings), fences, lay_ambushes(rng))
-    story.is_amnesia = count > 3 and rng.random() < 0.35
+    story.theme = theme
     return story
 
 
@@ -135,12 +155,13 @@ def _wish(rng: random.Random) -> str:
     return rng.choices(("neutral", "prefer", "avoid", "never"), (74, 14, 7, 5))[0]
 
 
-def _replicas(rng: random.Random, names: list[str]) -> list[Node]:
+def _replicas(rng: random.Random, names: list[str], sync: str, theme: Theme | None) -> list[Node]:
     """Most follow the primary and are well; some stream from another, some are held up."""
     nodes: list[Node] = []
+    plain = theme is not None and theme.plain and rng.random() < 0.9
     for name in names:
-        upstream = rng.choice(nodes).name if nodes and rng.random() < 0.12 else "pg1"
-        odd = rng.random()
+        upstream = rng.choice(nodes).name if nodes and not plain and rng.random() < 0.12 else "pg1"
+        odd = 1.0 if plain else rng.random()
         nodes.append(
             Node(
                 name,
@@ -152,6 +173,7 @@ def _replicas(rng: random.Random, names: list[str]) -> list[Node]:
                 deaf=0.18 <= odd < 0.20,
                 timeout_cut=rng.random() < 0.7,
                 slow=rng.random() < 0.25,
+                sync=sync if rng.random() < 0.8 else "",
             )
         )
     return nodes
@@ -178,15 +200,15 @@ def _had_a_failover(rng: random.Random, nodes: list[Node]) -> None:
 async def play(story: Story) -> None:
     """Let it happen, then heal everything, and see what has become of it."""
     cluster, rng = story.cluster, story.rng
-    for name in ["c1", "c2", "c3"][: rng.choice((2, 3) if story.is_amnesia else (1, 1, 2, 2, 3))]:
+    for name in ["c1", "c2", "c3"][: rng.choice(story.theme.controllers if story.theme else (1, 1, 2, 2, 3))]:
         story.start_controller(name)
     life = asyncio.create_task(cluster.live(END_S))
     await asyncio.sleep(rng.uniform(0.2, 0.7))
-    prepare_amnesia(story) if story.is_amnesia else prepare(story)
+    prepare(story)
     await asyncio.sleep(rng.uniform(0.1, 0.3))
     befall(story, main=True)
     onlooker = asyncio.create_task(look_on(story))
-    for _ in range(rng.choice((0, 1, 1, 2, 3, 4))):
+    for _ in range(rng.choice((0, 0, 0, 1, 1, 2) if story.theme else (0, 1, 1, 2, 3, 4))):
         await asyncio.sleep(rng.choice((rng.uniform(0.0, 0.1), rng.uniform(0.1, 0.9))))
         befall(story, main=False)
     await asyncio.sleep(max(0.0, TROUBLE_ENDS_S - cluster.now_s))
@@ -230,6 +252,7 @@ def _heal(story: Story) -> None:
     cluster = story.cluster
     cluster.heal()
     story.ambushes.clear()
+    story.is_over = True
     for node in cluster.nodes.values():
         cluster.thaw(node.name)
         node.paused = node.in_conflict = False

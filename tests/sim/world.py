@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ from replctl.core.steps import (
 )
 from replctl.errors import ReplctlError
 from tests.sim.cluster import Cluster, Node, Session, lsn
-from tests.sim.looks import Memory, complete, facts_of, forks_of, known, remember, shown
+from tests.sim.looks import Memory, complete, facts_of, forks_of, identify, known, remember, shown
 
 T = TypeVar("T")
 ANSWER_LIMIT_S = 0.15
@@ -70,6 +70,7 @@ class SimWorld:
     fence_commands: frozenset[str] = frozenset()
     sessions: dict[str, Session] = field(default_factory=dict)
     votes: dict[str, Vote] = field(default_factory=dict)
+    voted: bool = False  # a majority was ours once
     silence_proven: bool = False
     restoring: bool = False  # what is done now puts back what was
     found: dict[str, str | None] = field(default_factory=dict)
@@ -78,7 +79,7 @@ class SimWorld:
     seen: Situation | None = None
     on_touch: Callable[[SimWorld, str, str], None] | None = None
     on_fence: Callable[[Node], None] | None = None
-    on_moment: Callable[[SimWorld, str, Step], None] | None = None  # something may befall us just then
+    on_moment: Callable[[SimWorld, str, str | None], None] | None = None  # something may befall us just then
 
     # ---- calls over the network
 
@@ -117,9 +118,9 @@ class SimWorld:
 
     async def _stall(self) -> None:
         """Whoever was stopped goes on as if no time had passed."""
-        left_s = self.cluster.stalled_until_s.get(self.controller, 0.0) - self.cluster.now_s
-        if left_s > 0:
-            await asyncio.sleep(left_s)
+        stalled_until_s = self.cluster.stalled_until_s
+        while (until_s := stalled_until_s.get(self.controller, 0.0)) > self.cluster.now_s:  # noqa: ASYNC110
+            await asyncio.sleep(min(0.02, until_s - self.cluster.now_s))  # it may be shortened meanwhile
 
     def _arrive_late(self, node: Node, boot: int, do: Callable[[Node], Any]) -> None:
         if node.works and node.boot == boot and (self.controller, node.name) not in self.cluster.blocked:
@@ -159,7 +160,8 @@ class SimWorld:
         word = await probing
         remember(self.memory, state)
         cut = [f.node for f in state.facts if f.in_recovery and is_cut(f)]
-        answers = await asyncio.gather(*(self._try(self._identify(n)) for n in cut))
+        self._now("looking", None)
+        answers = await asyncio.gather(*(self._position(n) for n in cut))
         positions = {n: p for n, p in zip(cut, answers, strict=True) if p is not None}
         situation = Situation(
             settings=self.settings,
@@ -182,9 +184,9 @@ class SimWorld:
         self.seen = situation
         return situation
 
-    async def _try(self, asked: Coroutine[Any, Any, T]) -> T | None:
+    async def _position(self, name: str) -> Position | None:
         try:
-            return await asked
+            return await self.call(name, identify, vote=False)
         except NoAnswerError:
             return None
 
@@ -193,9 +195,6 @@ class SimWorld:
             return await self.call(name, lambda node: facts_of(self.cluster, node), vote=False)
         except NoAnswerError as error:
             return Unreachable(node=name, cause=error.cause, message="")
-
-    async def _identify(self, name: str) -> Position:
-        return await self.call(name, lambda n: Position(timeline=n.timeline, lsn=lsn(shown(n))), vote=False)
 
     async def probe(self, name: str | None) -> Word:
         """A new connection and a real query."""
@@ -210,7 +209,11 @@ class SimWorld:
     # ---- acting
 
     async def prove(self, situation: Situation) -> None:
-        """One round over all votes and all cuts."""
+        """One round over all votes and all cuts, with what befalls the run just before."""
+        self._now("proving", None)
+        await self._prove(situation)
+
+    async def _prove(self, situation: Situation) -> None:
         started_s = self.cluster.now_s
         cut = [f.node for f in situation.replicas if is_cut(f)]
         await asyncio.gather(*(self._until_cut(n) for n in cut), *(self._still_ours(v) for v in self.votes))
@@ -231,15 +234,15 @@ class SimWorld:
 
     async def apply(self, step: Step, situation: Situation) -> None:
         """Do one step, with what befalls the run just before and just after."""
-        self._now("before", step)
+        self._now(f"before {type(step).__name__}", step.node)
         await asyncio.sleep(self.cluster.rng.uniform(0.0, 0.003))
         await self._stall()
         await self._apply(step, situation)
-        self._now("after", step)
+        self._now(f"after {type(step).__name__}", step.node)
 
-    def _now(self, when: str, step: Step) -> None:
+    def _now(self, moment: str, node: str | None) -> None:
         if self.on_moment is not None:
-            self.on_moment(self, when, step)
+            self.on_moment(self, moment, node)
 
     async def _apply(self, step: Step, situation: Situation) -> None:
         match step:
@@ -276,7 +279,8 @@ class SimWorld:
             await asyncio.gather(*(self._take(v) for v in situation.voters))
             held = [v for v in situation.voters if self.votes.get(v) is Vote.HELD]
             fresh = [v for v in situation.voters if self.votes.get(v) is Vote.FREE]
-            if len(held) >= situation.majority or not fresh or self.cluster.now_s > until_s:
+            self.voted = self.voted or len(held) >= situation.majority
+            if self.voted or not fresh or self.cluster.now_s > until_s:
                 return
             await asyncio.sleep(0.05)
 
@@ -424,6 +428,7 @@ class SimWorld:
 
     async def restore(self, nodes: tuple[str, ...]) -> tuple[str, ...]:
         """Give upstreams back, if the votes are still ours."""
+        self._now("restoring", None)
         situation = Situation(settings=self.settings, state=ClusterState(nodes=()), request=self.request)
         await asyncio.gather(*(self._still_ours(v) for v in self.votes))
         if len([v for v in situation.voters if self.votes.get(v) is Vote.HELD]) < situation.majority:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from replctl.controller.upkeep import flushed_by_enough
+from replctl.controller.sync import flushed_by_enough
 from replctl.core.detector import Word
 from replctl.core.lag import LagHistory
 from replctl.core.model import FENCE_NAME, Cause, ClusterState, Lsn, NodeFacts, Observation
@@ -20,9 +20,10 @@ from replctl.core.steps import FenceCommand, Promote, ProveSilence, Repoint
 from replctl.errors import RefusedError
 from replctl.inventory import Connection, load
 from replctl.journal import redacted
-from replctl.pg.act import Hands, statements
+from replctl.pg.act import Hands
 from replctl.pg.locks import Ballot
 from replctl.pg.marks import keeper
+from replctl.pg.statements import statements
 from tests.unit.builders import END, address, node, primary, replica, sender, settings, unreachable
 
 KNOWN = KnownLsn(lsn=Lsn(END), age_s=1.0, source="the last look at the primary")

@@ -10,7 +10,8 @@ from replctl.core.candidates import is_proof, strays
 from replctl.core.detector import Word
 from replctl.core.model import Cause, ClusterState, Lsn, NodeFacts, Observation
 from replctl.core.objections import may_lose
-from replctl.core.plan import Loss, Plan, Refusal, plan_failover
+from replctl.core.plan import Plan, Refusal, plan_failover
+from replctl.core.promotion import Loss
 from replctl.core.refusals import RefusalCode
 from replctl.core.situation import Position, Request, Situation, Vote, is_cut
 from replctl.core.steps import (

@@ -120,3 +120,20 @@ def test_a_finished_failover_has_nothing_left_to_refuse() -> None:
     answer = plan_failover(now)
     assert isinstance(answer, Plan)
     assert [s for s in answer.steps if not isinstance(s, Checkpoint)] == []
+
+
+def test_a_primary_that_was_never_seen_may_have_been_promoted_beyond_the_replicas_that_answer() -> None:
+    to_pg2 = {"upstream": "pg2", "conninfo": {"host": address("pg2"), "port": "5432"}}
+    followers = detached("pg3", **to_pg2), detached("pg4", **to_pg2)
+    nodes = (unreachable("pg1", Cause.TIMEOUT), unreachable("pg2"), *followers)
+    start = situation(*nodes, sync="ANY 3 (pg1, pg2, pg3, pg4)", request=Request(lost="pg2", automatic=True))
+    witnesses = (WitnessSpec(name="w1", host=address("w1")),)
+    now = with_votes(
+        replace(start, settings=replace(start.settings, witnesses=witnesses)), "pg3", "pg4", "w1"
+    )
+    assert code_of(now) is RefusalCode.MAY_BE_PROMOTED
+    assert code_of(replace(now, lost_timeline=1)) is None
+    assert code_of(replace(now, request=Request(lost="pg2"))) is None
+    connected = replace(followers[0], receiver=receiver("pg2"), receiver_processes=1)
+    streams = replace(now, state=replace(now.state, nodes=(*nodes[:2], connected, followers[1])))
+    assert code_of(streams) is None
