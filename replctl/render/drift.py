@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
+
+_SECRET = re.compile(r"(\bpassword *= *)(?:'(?:[^']|'')*'|[^ ]+)", re.IGNORECASE)
 
 
 def difference(present: str | None, wanted: str, name: str) -> str:
@@ -12,4 +15,5 @@ def difference(present: str | None, wanted: str, name: str) -> str:
     before, after = (present or "").splitlines(), wanted.splitlines()
     lines = difflib.unified_diff(before, after, name, f"{name} (rendered)", lineterm="")
     # Files that differ in their line ends only have no line that differs.
-    return "\n".join(lines) or f"{name}: only the line ends differ"
+    # The file may be anybody's, and hold what must not reach a screen.
+    return _SECRET.sub(r"\1(not shown)", "\n".join(lines)) or f"{name}: only the line ends differ"

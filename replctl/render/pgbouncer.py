@@ -14,19 +14,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from replctl.core.routing.policies import smooth
 from replctl.core.settings import ClusterSettings
-from replctl.errors import InventoryError, NoReplica, RefusedError
+from replctl.errors import InventoryError, RefusedError
 from replctl.render import ini
-from replctl.render.placement import Placement, Reader, client_host, client_port
+from replctl.render.host_lists import host_lists
+from replctl.render.placement import Placement, client_host, client_port
 from replctl.render.rendered import Rendered, dotted, fingerprint, head
 from replctl.render.tokens import Whitelist, assert_plain, shown
 
 COMMENT = ";"
 OLDEST = (1, 18)  # before, a long list of hosts overran its buffer
 DEFAULT_VERSION = "1.18"
-SLOTS_MAX = 32
-"""The longest list that weights are written in; longer ones are rounded."""
 RESERVED = "pgbouncer"  # the admin console
 WHERE = "[pgbouncer]"
 _SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -131,7 +129,7 @@ class _Work:
             )
             for s in settings.nodes
         }
-        self.lists = self._lists()
+        self.lists = host_lists(placement, self.addresses)
 
     def knows(self, key: str) -> bool:
         """Whether the version has this."""
@@ -224,35 +222,6 @@ class _Work:
         since, here = dotted(SINCE[what]), dotted(self.version)
         self.warnings.append(f"{WHERE} {key} is left out: {what} needs PgBouncer {since}, not {here}{hint}")
 
-    # ---- lists of hosts
-
-    def _lists(self) -> dict[str, tuple[list[str], int]]:
-        """Hosts and port by the end of the alias's name: "" for all clients, and one for each port."""
-        readers = list(self.placement.readers)
-        if any(reader.near for reader in readers):
-            readers = [reader for reader in readers if reader.near]
-        if not readers:
-            readers = [Reader(name=self._spare(), weight=1)]
-        groups: dict[int, list[Reader]] = {}
-        for reader in readers:
-            groups.setdefault(self.addresses[reader.name][1], []).append(reader)
-        main = min(groups, key=lambda port: (-sum(r.weight for r in groups[port]), port))
-        lists = {port: ([self.addresses[n][0] for n in slots(group)], port) for port, group in groups.items()}
-        ports = sorted({port for _, port in self.addresses.values()})
-        if len(ports) == 1:
-            return {"": lists[main]}
-        # A port on which nobody is fit now keeps its alias, which then leads to where most reads go.
-        return {"": lists[main]} | {f"_{port}": lists.get(port, lists[main]) for port in ports}
-
-    def _spare(self) -> str:
-        if self.placement.spare is None:
-            raise NoReplica(
-                "no replica is fit, and on_all_unfit sends reads nowhere else",
-                why="an alias of PgBouncer cannot lead to nowhere, so the file stays as it is",
-                hint="replctl route --read --explain",
-            )
-        return self.placement.spare
-
     # ---- aliases that the file has already
 
     def kept(self, ours: list[Alias]) -> list[Alias]:
@@ -282,6 +251,12 @@ class _Work:
         if ours and (match := re.fullmatch(rf"{reading}(_[0-9]{{1,5}})?", name)) is not None:
             database = self.take.name(database, f"alias {name} of the file: dbname")
             return self._reading(name, database, match[1] or "")
+        if "password" in old:
+            raise RefusedError(
+                f"alias {name} of the present file has a password",
+                why="no secret goes into a rendered file",
+                hint="put it into the userlist, or the alias into another file",
+            )
         for key, value in old.items():
             if not (value.isascii() and value.isprintable()):
                 self.take.refuse(value, f"alias {name} of the file: {key}", "expected plain characters")
@@ -336,15 +311,6 @@ class _Work:
             file = self.take.path(self.table["server_tls_ca_file"], f"{WHERE} server_tls_ca_file")
             found["server_tls_ca_file"] = file
         return found
-
-
-def slots(readers: list[Reader]) -> list[str]:
-    """The readers' names, each as often as its weight says, evenly mixed, SLOTS_MAX in all at most."""
-    weights = [reader.weight for reader in readers]
-    total = sum(weights)
-    if total > SLOTS_MAX:
-        weights = [max(1, weight * SLOTS_MAX // total) for weight in weights]
-    return [readers[index].name for index in smooth(tuple(weights))]
 
 
 def _filled(template: str, database: str) -> str:

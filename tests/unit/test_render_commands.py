@@ -218,7 +218,9 @@ def test_a_console_that_is_not_there_is_said_without_its_secrets(tmp_path: Path)
     from replctl.errors import InventoryError, ReplctlError
     from replctl.proxies import console, runtime
 
-    with pytest.raises(ReplctlError, match=r"PgBouncer at 127\.0\.0\.1:1 does not tell its version") as failure:
+    with pytest.raises(
+        ReplctlError, match=r"PgBouncer at 127\.0\.0\.1:1 does not tell its version"
+    ) as failure:
         console.ask_version("host=127.0.0.1 port=1 user=x password=hush")
     assert "hush" not in str(failure.value)
     with pytest.raises(InventoryError) as refusal:

@@ -8,6 +8,8 @@ import pytest
 
 from replctl.errors import InventoryError, NoPrimary, NoReplica, RefusedError
 from replctl.render import ini, pgbouncer
+from replctl.render.drift import difference
+from replctl.render.host_lists import SLOTS_MAX, slots
 from replctl.render.placement import Placement, Reader, from_inventory, from_snapshot
 from replctl.render.rendered import fingerprint
 from tests.unit import proxy_files
@@ -127,10 +129,10 @@ def test_weights_are_repetitions_evenly_mixed_and_bounded(
     weights: tuple[int, int], expected: list[str]
 ) -> None:
     readers = [Reader(name=f"pg{n}", weight=weight) for n, weight in enumerate(weights, 2)]
-    found = pgbouncer.slots(readers)
+    found = slots(readers)
 
     assert sorted(found) == sorted(expected)
-    assert len(found) <= pgbouncer.SLOTS_MAX
+    assert len(found) <= SLOTS_MAX
     if len(found) == 4:
         assert found != ["pg2", "pg2", "pg2", "pg3"]
 
@@ -138,7 +140,7 @@ def test_weights_are_repetitions_evenly_mixed_and_bounded(
 def test_five_hundred_replicas_of_any_weight_are_each_in_the_list() -> None:
     readers = [Reader(name=f"pg{n}", weight=1 + n % 100) for n in range(500)]
 
-    assert set(pgbouncer.slots(readers)) == {reader.name for reader in readers}
+    assert set(slots(readers)) == {reader.name for reader in readers}
 
 
 def test_each_port_has_an_alias_and_one_without_a_fit_replica_leads_to_where_reads_go() -> None:
@@ -216,6 +218,17 @@ def test_an_alias_of_the_file_that_is_not_plain_is_refused() -> None:
         Case(options={"present": present}).pgbouncer  # noqa: B018 - it raises
 
     assert refusal.value.problems[0].startswith(f"{FILE}: alias x of the file: connect_query = ")
+
+
+def test_a_password_of_the_present_file_is_neither_kept_nor_shown() -> None:
+    present = "[databases]\nx = host=a password='hush ''hush' port=1\n"
+    with pytest.raises(RefusedError, match="alias x of the present file has a password") as refusal:
+        Case(options={"present": present}).pgbouncer  # noqa: B018 - it raises
+    assert "hush" not in f"{refusal.value}{refusal.value.hint}"
+
+    assert difference(present, "[databases]\n", "x.ini").splitlines()[-1] == (
+        "-x = host=a password=(not shown) port=1"
+    )
 
 
 def test_with_nobody_to_read_from_the_file_stays() -> None:
