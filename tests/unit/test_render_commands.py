@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,10 @@ from typing import Any
 import pytest
 
 from replctl.cli import COMMANDS
+from replctl.cli.render import version_of
+from replctl.errors import InventoryError, ReplctlError
 from replctl.inventory import dump
+from replctl.proxies import console, runtime
 from replctl.render import RENDERERS
 from tests.support import replctl
 from tests.unit.render_cases import GOLDEN, PLAIN
@@ -201,9 +206,6 @@ def test_a_proxy_that_does_not_tell_its_version_is_written_for_the_oldest(proxy:
     offline = render(proxy, inventory, "--offline")
     assert "does not" not in offline.stderr
 
-    from replctl.cli.render import version_of
-    from replctl.errors import ReplctlError
-
     def ask(place: str) -> str:
         raise ReplctlError(f"{place} does not answer")
 
@@ -215,12 +217,7 @@ def test_a_proxy_that_does_not_tell_its_version_is_written_for_the_oldest(proxy:
 
 
 def test_a_console_that_is_not_there_is_said_without_its_secrets(tmp_path: Path) -> None:
-    from replctl.errors import InventoryError, ReplctlError
-    from replctl.proxies import console, runtime
-
-    with pytest.raises(
-        ReplctlError, match=r"PgBouncer at 127\.0\.0\.1:1 does not tell its version"
-    ) as failure:
+    with pytest.raises(ReplctlError, match=r"PgBouncer at 127\.0\.0\.1:1 does not answer") as failure:
         console.ask_version("host=127.0.0.1 port=1 user=x password=hush")
     assert "hush" not in str(failure.value)
     with pytest.raises(InventoryError) as refusal:
@@ -228,3 +225,12 @@ def test_a_console_that_is_not_there_is_said_without_its_secrets(tmp_path: Path)
     assert "hush" not in str(refusal.value)
     with pytest.raises(ReplctlError, match=r"HAProxy at .*none\.sock does not answer"):
         runtime.ask_version(str(tmp_path / "none.sock"))
+
+
+def test_a_proxy_that_accepts_and_says_nothing_is_waited_for_a_limited_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(ReplctlError, match=r"does not answer: not within 0\.3 s"):
+            asyncio.run(console.ask(f"host=127.0.0.1 port={port} user=x", "SHOW VERSION", limit_s=0.3))
+        with pytest.raises(ReplctlError, match="does not answer: timed out"):
+            runtime.ask(f"127.0.0.1:{port}", "show info", timeout_s=0.3)
