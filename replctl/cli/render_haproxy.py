@@ -71,7 +71,8 @@ def render_haproxy(
         zone=zone,
         timeout=timeout,
         present_writer=lambda: writer_of(found.settings, present or ""),
-        present=present is not None,
+        # With role checks every node is enabled, so that no writer need be known.
+        present=bool(present and present.strip()) and not table["write_role_checks"],
     )
     users = {found.connections[spec.name].user for spec in found.settings.nodes}
     user = next(iter(users)) if len(users) == 1 else None

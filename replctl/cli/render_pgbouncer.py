@@ -71,7 +71,7 @@ def render_pgbouncer(
         zone=zone,
         timeout=timeout,
         present_writer=lambda: writer_of(found.settings, table, present or ""),
-        present=present is not None,
+        present=bool(present and present.strip()),
     )
     users = _admin_users(table["admin"]) if full else ()
     options = Options(version=version, full=full, zone=zone, present=present, admin_users=users)

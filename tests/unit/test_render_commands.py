@@ -90,6 +90,23 @@ def test_offline_the_writer_of_the_file_stays_whoever_is_the_first_node(
     assert (kept.returncode, out.read_text()) == (0, before)
 
 
+def test_offline_with_role_checks_no_writer_need_be_known(tmp_path: Path) -> None:
+    inventory = write(tmp_path, haproxy={"write_role_checks": True})
+    out = str(tmp_path / "x.conf")
+    assert render("haproxy", inventory, "--offline", "--out", out).returncode == 0
+
+    assert render("haproxy", inventory, "--offline", "--check", "--out", out).returncode == 0
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_an_empty_file_is_filled(proxy: str, inventory: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.conf"
+    out.touch(mode=0o640)
+    done = render(proxy, inventory, "--offline", "--out", str(out), *version(proxy))
+
+    assert (done.returncode, out.read_text(), out.stat().st_mode & 0o777) == (0, golden(proxy), 0o640)
+
+
 @pytest.mark.parametrize("proxy", PROXIES)
 def test_drift_is_shown_as_a_diff_and_nothing_is_written(proxy: str, inventory: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.conf"
