@@ -95,7 +95,7 @@ LAYERS = {
     "inventory": _layer("core errors", "tomli_w"),
     "journal": _layer("core errors"),
     "pg": _layer("core errors inventory", "psycopg"),
-    "controller": _layer("core errors inventory journal pg"),
+    "controller": _layer("core errors inventory journal pg proxies render"),
     "controller.run": _layer("core errors"),  # the same loop runs on servers and on a simulated cluster
     "display": _layer("core errors", "rich"),
     "render": _layer("core errors", "rich"),

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from replctl.cli.applying import Applying, ApplyOption, WatchOption
 from replctl.cli.options import ClusterOption, InventoryOption, TimeoutOption, YesOption
 from replctl.cli.render import (
     CheckOption,
@@ -44,6 +45,8 @@ def render_haproxy(
     offline: OfflineOption = False,
     primary: PrimaryOption = None,
     zone: ZoneOption = None,
+    apply: ApplyOption = False,
+    watch: WatchOption = False,
     timeout: TimeoutOption = None,
     _yes: YesOption = False,
 ) -> int:
@@ -59,6 +62,17 @@ def render_haproxy(
 
     found = load_one(inventory, cluster=cluster)
     table = table_of(found, "haproxy")
+    if apply or watch:
+        how = Applying(
+            wish=(haproxy_version, False if fragment else None, zone, force),
+            out=out,
+            check=check,
+            watch=watch,
+            offline=offline,
+            primary=primary,
+            timeout=timeout,
+        )
+        return how.run(found, "haproxy")
     place = place_of(table, out, check=check)
     present = present_text(place, needed=check or out is not None)
     version = version_of(

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from replctl.cli.applying import Applying, ApplyOption, WatchOption
 from replctl.cli.options import ClusterOption, InventoryOption, TimeoutOption, YesOption
 from replctl.cli.render import (
     CheckOption,
@@ -44,6 +45,8 @@ def render_pgbouncer(
     offline: OfflineOption = False,
     primary: PrimaryOption = None,
     zone: ZoneOption = None,
+    apply: ApplyOption = False,
+    watch: WatchOption = False,
     timeout: TimeoutOption = None,
     _yes: YesOption = False,
 ) -> int:
@@ -59,6 +62,17 @@ def render_pgbouncer(
 
     found = load_one(inventory, cluster=cluster)
     table = table_of(found, "pgbouncer")
+    if apply or watch:
+        how = Applying(
+            wish=(pgbouncer_version, full or None, zone, force),
+            out=out,
+            check=check,
+            watch=watch,
+            offline=offline,
+            primary=primary,
+            timeout=timeout,
+        )
+        return how.run(found, "pgbouncer")
     place = place_of(table, out, check=check)
     present = present_text(place, needed=check or out is not None)
     version = version_of(

@@ -59,8 +59,13 @@ async def ask(dsn: str, command: str, limit_s: float = LIMIT_S) -> list[dict[str
 
 
 def ask_version(dsn: str) -> str:
+    """The same as `version_of`, where no event loop runs."""
+    return asyncio.run(version_of(dsn))
+
+
+async def version_of(dsn: str) -> str:
     """The version of the PgBouncer behind this console, such as `1.24`. Raises ReplctlError."""
-    rows = asyncio.run(ask(dsn, "SHOW VERSION"))
+    rows = await ask(dsn, "SHOW VERSION")
     told = next(iter(rows[0].values()), "") if rows else ""
     match = VERSION.match(str(told))
     if match is None:
