@@ -23,6 +23,9 @@ from replctl.render.tokens import Whitelist
 
 Rows = dict[str, dict[str, Any]]
 RESUME_TRIES = 3
+HURRY_RETRY_S = 0.02
+HURRY_POLL_S = 0.02
+HURRY_POLLS = 50
 _NOT_SHOWN = "is not there"
 
 
@@ -56,7 +59,7 @@ async def apply(change: Change[Alias]) -> Report:
         if change.lost:
             good = [door for door in running if not apart[door]]
             moved = {door: _moved(change, running[door]) for door in good}
-            await asyncio.gather(*(_end_hanging(door, moved[door], report) for door in good))
+            await asyncio.gather(*(_go_on(door, moved[door], report) for door in good))
         return report
 
 
@@ -197,23 +200,55 @@ def _moved(change: Change[Alias], before: Rows) -> list[str]:
     return found
 
 
+async def _go_on(door: str, moved: list[str], report: Report) -> None:
+    """Let clients reach the new server at once: end what hangs, and wait for no retry."""
+    if not moved:
+        return
+    try:
+        await _end_hanging(door, moved, report)
+        await _hurry(door, moved)
+    except ReplctlError as error:
+        report.problems.append(str(error))
+
+
+async def _hurry(door: str, moved: list[str]) -> None:
+    """After a failed login PgBouncer tries no other for server_login_retry, 15 s by default.
+
+    That was of the server that is lost. SET holds until the next RELOAD, which puts back what the file says.
+    """
+    if not await _waiting(door, moved):
+        return
+    await ask(door, f"SET server_login_retry = '{HURRY_RETRY_S}'")
+    try:
+        for _ in range(HURRY_POLLS):
+            if not await _waiting(door, moved):
+                break
+            await asyncio.sleep(HURRY_POLL_S)
+    finally:
+        await asyncio.shield(ask(door, "RELOAD"))
+
+
+async def _waiting(door: str, moved: list[str]) -> bool:
+    """Whether clients wait for a server, or a pool of these aliases has none."""
+    pools = [row for row in await ask(door, "SHOW POOLS") if row["database"] in moved]
+    servers = ("sv_active", "sv_idle", "sv_used", "sv_tested")
+    return any(int(row["cl_waiting"]) and not any(int(row[key]) for key in servers) for row in pools)
+
+
 async def _end_hanging(door: str, moved: list[str], report: Report) -> None:
     """End transactions on a server that takes no writes any more: there they may never end by themselves.
 
     KILL ends every client of the alias, so it is kept for aliases with such a transaction; elsewhere idle
     clients stay, and go on at the new server.
     """
-    try:
-        rows = await ask(door, "SHOW SERVERS")
-        stuck = {r["database"] for r in rows if r["state"] == "active" and str(r["close_needed"]) == "1"}
-        for name in sorted(stuck & set(moved)):
-            try:
-                await ask(door, f"KILL {checked(name)}")
-                report.done.append(f"{_named(door)}: clients of {name} ended, for their transactions hang")
-            finally:
-                await asyncio.shield(_resume(door, [name]))
-    except ReplctlError as error:
-        report.problems.append(str(error))
+    rows = await ask(door, "SHOW SERVERS")
+    stuck = {r["database"] for r in rows if r["state"] == "active" and str(r["close_needed"]) == "1"}
+    for name in sorted(stuck & set(moved)):
+        try:
+            await ask(door, f"KILL {checked(name)}")
+            report.done.append(f"{_named(door)}: clients of {name} ended, for their transactions hang")
+        finally:
+            await asyncio.shield(_resume(door, [name]))
 
 
 @contextlib.asynccontextmanager

@@ -177,8 +177,9 @@ class _Work:
         if self.fragment:  # whatever the other file's defaults are; how it logs is left to them
             lines += ["mode tcp", *_KEEPALIVE, *_TIMES]
         lines.append("balance roundrobin")
-        if not write:
-            lines.append("option redispatch")  # a server that refuses a connection is not the only one
+        # A server that refuses a connection is not the only one for reading; for writing it is, and the
+        # second that HAProxy waits before it tries again would be one without writes after a failover.
+        lines.append("retries 0" if write and not self.role_checks else "option redispatch")
         if any(server.backup for server in servers):
             lines.append("option allbackups")
         if not write and self.settings.routing.on_all_unfit == "primary":

@@ -29,7 +29,7 @@ unix_socket_dir =
 auth_type = trust
 auth_file = {userlist}
 admin_users = postgres
-server_login_retry = 1
+server_login_retry = {login_retry_s}
 server_round_robin = 1
 """
 
@@ -73,7 +73,9 @@ def haproxy(config: Path, *ports: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def pgbouncer(lab: Lab, databases: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def pgbouncer(
+    lab: Lab, databases: Path, port: int, *, login_retry_s: float = 1
+) -> Iterator[subprocess.Popen[bytes]]:
     """PgBouncer as the lab's account, with these databases included, once it listens."""
     program = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin")
     need("PgBouncer", program, "apt-get install pgbouncer")
@@ -81,7 +83,9 @@ def pgbouncer(lab: Lab, databases: Path, port: int) -> Iterator[subprocess.Popen
     userlist = databases.with_name("userlist.txt")
     userlist.write_text('"postgres" ""\n"replctl" ""\n')
     main = databases.with_name("pgbouncer.ini")
-    main.write_text(MAIN_INI.format(databases=databases, port=port, userlist=userlist))
+    main.write_text(
+        MAIN_INI.format(databases=databases, port=port, userlist=userlist, login_retry_s=login_retry_s)
+    )
     for path in (userlist, main):
         path.chmod(0o644)
     prefix = load(lab.inventory_path).commands["pg1"].run or ()
