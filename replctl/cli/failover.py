@@ -248,7 +248,13 @@ async def _run(
     async with Observer(inventory) as observer:
         state = await observer.observe()
         lost = lost_primary(state, inventory.settings)
-        incident = Incident(inventory, log, lost, automatic=False)
+
+        def shown(event: str, sentence: str, facts: dict[str, object]) -> None:
+            log(event, sentence, facts)
+            if event == "proxy":  # what goes wrong there is said in the end
+                screen.say(sentence)
+
+        incident = Incident(inventory, shown, lost, automatic=False)
         history = load_history(inventory.settings.name)
         world = Servers(
             inventory,

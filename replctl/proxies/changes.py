@@ -22,7 +22,8 @@ class Change(Generic[Part]):
     """One file that is to be as rendered, in every proxy that reads it.
 
     `present` is the text of which the rendering knows; `doors` are admin consoles or runtime sockets.
-    `lost` = the node that took writes takes none any more: to go on matters more than to agree.
+    `lost` = the node that took writes takes none any more: to go on matters more than to agree. `held` = the
+    aliases for writing are paused on purpose just now.
     """
 
     proxy: str  # PgBouncer or HAProxy
@@ -33,6 +34,7 @@ class Change(Generic[Part]):
     table: dict[str, Any] = field(repr=False)
     doors: tuple[str, ...] = ()
     lost: bool = False
+    held: bool = False
 
     async def expect_present(self) -> None:
         """Raise Moved where the file is not what it was when this change was thought of."""

@@ -38,7 +38,7 @@ async def apply(change: Change[Alias]) -> Report:
     async with change.place.held():
         await change.expect_present()
         report = Report()
-        running = await _look(change.doors, report)
+        running = await _look(change.doors, report, held=change.held)
         fresh = change.present == change.rendered.text
         apart = {door: differences(change.rendered.plan, rows) for door, rows in running.items()}
         if fresh and not any(apart.values()):
@@ -83,7 +83,7 @@ def differences(plan: Iterable[Alias], rows: Rows) -> list[str]:
     return found
 
 
-async def _look(doors: tuple[str, ...], report: Report) -> dict[str, Rows]:
+async def _look(doors: tuple[str, ...], report: Report, *, held: bool) -> dict[str, Rows]:
     """What each console shows; those that do not answer are problems."""
     found = await asyncio.gather(*(_databases(door) for door in doors), return_exceptions=True)
     running: dict[str, Rows] = {}
@@ -95,7 +95,7 @@ async def _look(doors: tuple[str, ...], report: Report) -> dict[str, Rows]:
         else:
             running[door] = rows
             paused = sorted(name for name, row in rows.items() if str(row.get("paused", 0)) not in ("0", "f"))
-            if paused:
+            if paused and not held:
                 report.problems.append(
                     f"{_named(door)}: {', '.join(paused)} paused; RESUME on its console goes on"
                 )

@@ -53,7 +53,13 @@ class Target:
         return found
 
     async def change(
-        self, placement: Placement, wish: Wish, *, present: str | None, lost: bool = False
+        self,
+        placement: Placement,
+        wish: Wish,
+        *,
+        present: str | None,
+        lost: bool = False,
+        held: bool = False,
     ) -> Change[Any]:
         """What has to become of the file, whose text is `present`.
 
@@ -76,6 +82,7 @@ class Target:
             table=self.table,
             doors=self.doors,
             lost=lost,
+            held=held,
         )
 
     async def _version(self, wish: Wish, present: str | None) -> str:

@@ -1,7 +1,7 @@
 """Trying a rendered file before anybody depends on it: by our own reading, and by the real program.
 
 The program at hand is used where it is at least of the version that the file is for: an older one refuses
-what a newer one knows.
+what a newer one knows. Where it cannot be run here, our own reading has to do.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import pwd
 import re
 import shutil
 import subprocess
@@ -26,6 +25,7 @@ from replctl.render.haproxy import Server
 from replctl.render.pgbouncer import Alias
 
 LIMIT_S = 5.0
+NOBODY = 65534
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin"
 _VERSION = re.compile(r"(?:PgBouncer|HAProxy version|HA-Proxy version) ([0-9]{1,3})\.([0-9]{1,3})")
 _PORT = 6432  # of a Unix socket: only part of its name
@@ -67,9 +67,12 @@ def _try_running(argv: list[str], scratch: Path, account: dict[str, Any], plan: 
     from replctl.proxies.pgbouncer import differences
 
     with (scratch / "log").open("w+b") as log:
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=scratch, **account
-        )
+        try:
+            process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=scratch, **account
+            )
+        except OSError:
+            return
         try:
             rows = _first_answer(process, f"host={scratch} port={_PORT} user=replctl")
         finally:
@@ -78,9 +81,10 @@ def _try_running(argv: list[str], scratch: Path, account: dict[str, Any], plan: 
         log.seek(0)
         said = log.read().decode(errors="replace")
     if rows is None:
-        wrong = [line for line in said.splitlines() if re.search(r" (ERROR|FATAL) ", line)]
-        why = re.sub(r"^.* (ERROR|FATAL) ", "", wrong[0]) if wrong else "it does not start"
-        raise ReplctlError("a PgBouncer of its own refuses the rendered file", why=why)
+        wrong = re.findall(r" (?:ERROR|FATAL) (.*)", said)
+        if not wrong:
+            return  # it could not run here, which says nothing of the file
+        raise ReplctlError("a PgBouncer of its own refuses the rendered file", why=wrong[0])
     found = differences(plan, {str(row["name"]): row for row in rows})
     if found:
         raise ReplctlError("a PgBouncer of its own reads the rendered file otherwise", why="; ".join(found))
@@ -169,7 +173,6 @@ def _scratch() -> Iterator[tuple[Path, dict[str, Any]]]:
     account: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="replctl-") as name:
         if os.geteuid() == 0:
-            nobody = pwd.getpwnam("nobody")
-            os.chown(name, nobody.pw_uid, nobody.pw_gid)
-            account = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            os.chown(name, NOBODY, NOBODY)
+            account = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
         yield Path(name), account

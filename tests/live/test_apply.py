@@ -143,7 +143,7 @@ def test_a_transaction_on_a_frozen_primary_is_ended_with_one_error(lab: Lab) -> 
 
 def test_a_half_applied_file_is_found_and_rolled_back(lab: Lab) -> None:
     # Its version lets keys through that this PgBouncer does not know: it applies what stands before them.
-    with pooled(lab) as (inventory, (port,)):
+    with pooled(lab) as (_inventory, (port,)):
         before = databases(lab).read_text()
         later = write_inventory(lab, pgbouncer=pooler_table(lab, port, version="1.24"))
         refused = apply(later, "pgbouncer")
@@ -279,7 +279,7 @@ def enabled(door: str) -> set[str]:
 
 
 def test_a_new_primary_reaches_haproxy_without_a_reload(lab: Lab) -> None:
-    with balanced(lab) as (inventory, rw, ro, door):
+    with balanced(lab) as (inventory, rw, _ro, door):
         assert node_at(lab, rw) == "pg1"
         with closing(psycopg.connect(host="127.0.0.1", port=rw, user="postgres", autocommit=True)) as session:
             ask_node(lab, "pg2", "SELECT pg_promote()", "CHECKPOINT")  # pg1 is alive, and older
@@ -298,7 +298,7 @@ def test_a_new_primary_reaches_haproxy_without_a_reload(lab: Lab) -> None:
 
 
 def test_a_state_that_was_set_by_hand_is_mended_and_said(lab: Lab) -> None:
-    with balanced(lab) as (inventory, rw, ro, door):
+    with balanced(lab) as (inventory, _rw, _ro, door):
         runtime.ask(door, "set server lab_rw/pg3 state ready")
         runtime.ask(door, "set server lab_ro/pg2 weight 7")
         done = apply(inventory, "haproxy")
@@ -310,7 +310,7 @@ def test_a_state_that_was_set_by_hand_is_mended_and_said(lab: Lab) -> None:
 
 
 def test_a_change_of_structure_needs_a_reload_and_has_it_only_where_one_is_configured(lab: Lab) -> None:
-    with balanced(lab) as (inventory, rw, ro, door):
+    with balanced(lab) as (_inventory, rw, ro, door):
         before = config(lab).read_text()
         table = {
             "write_bind": f"127.0.0.1:{rw}",
@@ -333,7 +333,7 @@ def test_a_change_of_structure_needs_a_reload_and_has_it_only_where_one_is_confi
 
 
 def test_a_file_that_haproxy_refuses_is_not_written(lab: Lab) -> None:
-    with balanced(lab) as (_, rw, ro, door):
+    with balanced(lab) as (_, _rw, _ro, door):
         before = config(lab).read_text()
         keys = {"write_bind": "no.such.host.invalid:5000", "file": str(config(lab)), "sockets": [door]}
         done = apply(write_inventory(lab, haproxy={**keys, "reload": ["/bin/true"]}), "haproxy")

@@ -18,10 +18,11 @@ from tests.live.failover_support import (
     Auto,
     behind,
     environment,
+    fail_over,
     network,
     write_inventory,
 )
-from tests.live.proxies import free_ports, haproxy, pgbouncer
+from tests.live.proxies import free_ports, haproxy, node_at, pgbouncer
 from tests.live.test_apply import CHECKS, console
 from tests.live.test_render import caught_up
 from tests.support import replctl, wait_until
@@ -119,3 +120,28 @@ def test_clients_go_on_at_the_new_primary_and_no_acknowledged_write_is_lost(
     first_s, last_s = on_lost(lab, way, how)
     print(f"FIGURES {way} {how}: first write {first_s:.3f} s, last client {last_s:.3f} s")
     assert (first_s < 0.5, last_s < 1.0) == (True, True)
+
+
+# ---- failover by hand
+
+
+def test_a_failover_by_hand_moves_writes_and_says_so(lab: Lab) -> None:
+    with direct(lab) as (inventory, port):
+        lab.kill("pg1")
+        done = fail_over(inventory)
+        assert done.returncode == 0, done.stderr
+        assert f"writes go to pg2: {beside(lab, 'databases.ini')} is written" in done.stdout
+        assert node_at(lab, port) == "pg2"
+
+
+def test_a_proxy_that_does_not_take_it_fails_no_failover_and_is_said(lab: Lab) -> None:
+    (port,) = free_ports(1)
+    databases = beside(lab, "databases.ini")
+    keys = {"databases": ["postgres"], "version": "1.18", "file": str(databases), "admin": [console(port)]}
+    inventory = write_inventory(lab, pgbouncer=keys)
+    lab.kill("pg1")
+    done = fail_over(inventory)
+    assert (done.returncode, lab.primary()) == (4, "pg2")
+    assert f"the PgBouncer at 127.0.0.1:{port} does not answer" in done.stderr
+    events = replctl("events", "last", "--json", env=environment(inventory))
+    assert '"proxy_failed"' in events.stdout
