@@ -57,6 +57,7 @@ bench: venv-test
 	$(PY) -m benchmarks.lag_cases
 	$(PY) -m benchmarks.routing
 	$(PY) -m benchmarks.render
+	$(PY) -m benchmarks.proxies
 	@echo "docs/benchmarks.md holds the tables"
 
 docs: venv-test

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -104,5 +105,5 @@ def test_a_psql_session_through_pgbouncer_goes_on_after_the_primary_is_killed(ho
     assert len(set(answers)) == 2, said
     assert len(re.findall(r"FATAL|ERROR|server closed the connection", said)) <= 1, said
     assert said.endswith(f"{answers[-1]}\nCREATE TABLE\n"), said
-    by_haproxy = f"psql -h 127.0.0.1 -p {ports['5000']} -U postgres -Atc '{first}' postgres"
+    by_haproxy = f"psql -h 127.0.0.1 -p {ports['5000']} -U postgres -Atc {shlex.quote(first)} postgres"
     wait_until(lambda: run(home, by_haproxy).stdout == f"{answers[-1]}\n", "HAProxy leads there too")
