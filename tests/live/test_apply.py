@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,9 +18,9 @@ from replctl.lab import Lab
 from replctl.proxies import runtime
 from tests.live.failover_support import ask as ask_node
 from tests.live.failover_support import environment, write_inventory
-from tests.live.proxies import free_ports, haproxy, node_at, pgbouncer
+from tests.live.proxies import free_ports, haproxy, haproxy_program, listens, node_at, pgbouncer
 from tests.live.test_render import caught_up
-from tests.support import replctl, wait_until
+from tests.support import ROOT, replctl, wait_until
 
 pytestmark = pytest.mark.live
 
@@ -350,3 +352,55 @@ def test_a_socket_that_is_gone_is_said_and_the_file_is_there_for_the_next_start(
         assert f"the HAProxy at {door} does not answer" in done.stderr
     with haproxy(config(lab), rw, ro):
         assert node_at(lab, rw) == "pg2"
+
+
+def test_a_reload_by_the_supervisor_makes_a_new_structure_true(lab: Lab) -> None:
+    caught_up(lab)
+    rw, ro, later = free_ports(3)
+    door, supervisor = str(lab.directory.parent / "admin.sock"), str(lab.directory.parent / "supervisor.sock")
+    table = {
+        "write_bind": f"127.0.0.1:{rw}",
+        "read_bind": f"127.0.0.1:{ro}",
+        "file": str(config(lab)),
+        "stats_socket": door,
+        "sockets": [door],
+        "reload": [str(ROOT / "deploy" / "haproxy-reload.py"), supervisor],
+        **CHECKS,
+    }
+    inventory = write_inventory(lab, haproxy=table)
+    first = replctl("render-haproxy", "--out", str(config(lab)), env=environment(inventory))
+    assert first.returncode == 0, first.stderr
+    argv = [haproxy_program(), "-W", "-db", "-S", f"{supervisor},mode,600", "-f", str(config(lab))]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until(lambda: listens(rw), "HAProxy listens")
+            changed = write_inventory(
+                lab, haproxy={**table, "read_bind": f"127.0.0.1:{later}"}, nodes={"pg3": {"name": "pg4"}}
+            )
+            done = apply(changed, "haproxy")
+            assert done.returncode == 0, done.stderr
+            assert enabled(door) == {"lab_rw/pg1", "lab_ro/pg2", "lab_ro/pg4"}
+            assert (listens(later), listens(ro)) == (True, False)
+            assert node_at(lab, rw) == "pg1"
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def test_a_console_and_a_socket_that_say_nothing_hold_nobody_up_for_long(lab: Lab) -> None:
+    with pooled(lab) as (_, (port,)), socket.create_server(("127.0.0.1", 0)) as deaf:
+        silent = deaf.getsockname()[1]
+        inventory = write_inventory(
+            lab,
+            pgbouncer=pooler_table(lab, port, silent),
+            haproxy={"file": str(config(lab)), "sockets": [f"127.0.0.1:{silent}"], "version": "2.6"},
+        )
+        promoted(lab)
+        began_s = time.monotonic()
+        done = apply(inventory, "pgbouncer")
+        assert (done.returncode, node_at(lab, port)) == (4, "pg2")
+        assert f"the PgBouncer at 127.0.0.1:{silent} does not answer: not within 3 s" in done.stderr
+        done = apply(inventory, "haproxy")
+        assert (done.returncode, config(lab).exists()) == (4, True)
+        assert f"the HAProxy at 127.0.0.1:{silent} does not answer: timed out" in done.stderr
+        assert time.monotonic() - began_s < 20
