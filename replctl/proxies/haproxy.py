@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from replctl.errors import PartialError, RefusedError, ReplctlError
 from replctl.inventory.model import expand
@@ -61,8 +62,12 @@ async def apply(change: Change[Server]) -> Report:
         apart = {door: differences(plan, seen) for door, seen in running.items()}
         if fresh and not any(apart.values()):
             return report
-        await asyncio.to_thread(try_haproxy, change.rendered.text, plan, change.version)
         reloads = _needs_reload(change, running)
+        # Where writes are lost, and the structure is the one that runs already, there is no time for it.
+        hurried = change.lost and not reloads
+        await asyncio.to_thread(
+            partial(try_haproxy, change.rendered.text, plan, change.version, hurried=hurried)
+        )
         if reloads and not change.lost:
             await _refuse_older(change, running)
         if reloads and not change.table["reload"] and not change.lost:

@@ -185,7 +185,7 @@ async def _restored(door: str, before: Rows) -> str:
 
 def _validate(change: Change[Alias]) -> None:
     check_userlist(change.table["auth_file"], readable_here=not change.place.run)
-    try_pgbouncer(change.rendered.text, change.rendered.plan, change.version)
+    try_pgbouncer(change.rendered.text, change.rendered.plan, change.version, hurried=change.lost)
 
 
 def _moved(change: Change[Alias], before: Rows) -> list[str]:

@@ -40,15 +40,17 @@ auth_type = any
 """
 
 
-def try_pgbouncer(text: str, plan: tuple[Alias, ...], version: tuple[int, ...]) -> None:
-    """Raise ReplctlError where the file would not make these aliases."""
+def try_pgbouncer(
+    text: str, plan: tuple[Alias, ...], version: tuple[int, ...], *, hurried: bool = False
+) -> None:
+    """Raise ReplctlError where the file would not make these aliases; `hurried` = by our reading alone."""
     try:
         read = ini.databases(text)
     except ValueError as error:
         raise ReplctlError("the rendered file is not as it should be", why=str(error)) from None
     if read != {alias.name: alias.settings for alias in plan}:
         raise ReplctlError("the rendered file is not as it should be", why="its aliases are others")
-    program = _program("pgbouncer", "--version", version)
+    program = None if hurried else _program("pgbouncer", "--version", version)
     if program is not None:
         with _scratch() as (scratch, account):
             config = scratch / "pgbouncer.ini"
@@ -101,13 +103,15 @@ def _first_answer(process: subprocess.Popen[bytes], dsn: str) -> list[dict[str, 
     return None
 
 
-def try_haproxy(text: str, plan: tuple[Server, ...], version: tuple[int, ...]) -> None:
-    """Raise ReplctlError where the file would not make these servers."""
+def try_haproxy(
+    text: str, plan: tuple[Server, ...], version: tuple[int, ...], *, hurried: bool = False
+) -> None:
+    """Raise ReplctlError where the file would not make these servers; `hurried` as above."""
     read = servers_of(text)
     wanted = [(s.backend, s.name, s.enabled, s.weight, s.backup) for s in plan]
     if read != wanted:
         raise ReplctlError("the rendered file is not as it should be", why="its servers are others")
-    program = _program("haproxy", "-v", version)
+    program = None if hurried else _program("haproxy", "-v", version)
     if program is None:
         return
     with _scratch() as (scratch, _):
