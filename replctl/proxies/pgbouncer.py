@@ -23,10 +23,9 @@ from replctl.render.tokens import Whitelist
 
 Rows = dict[str, dict[str, Any]]
 RESUME_TRIES = 3
-HURRY_RETRY_S = 0.02
+HURRY_RETRY_S = 0.05
 HURRY_POLL_S = 0.02
 HURRY_POLLS = 50
-_NOT_SHOWN = "is not there"
 
 
 async def apply(change: Change[Alias]) -> Report:
@@ -69,7 +68,7 @@ def differences(plan: Iterable[Alias], rows: Rows) -> list[str]:
     for alias in plan:
         row = rows.get(alias.name)
         if row is None:
-            found.append(f"alias {alias.name} {_NOT_SHOWN}")
+            found.append(f"alias {alias.name} is not there")
             continue
         wanted = {
             "host": alias.settings.get("host"),
@@ -202,8 +201,6 @@ def _moved(change: Change[Alias], before: Rows) -> list[str]:
 
 async def _go_on(door: str, moved: list[str], report: Report) -> None:
     """Let clients reach the new server at once: end what hangs, and wait for no retry."""
-    if not moved:
-        return
     try:
         await _end_hanging(door, moved, report)
         await _hurry(door, moved)
@@ -214,25 +211,28 @@ async def _go_on(door: str, moved: list[str], report: Report) -> None:
 async def _hurry(door: str, moved: list[str]) -> None:
     """After a failed login PgBouncer tries no other for server_login_retry, 15 s by default.
 
-    That was of the server that is lost. SET holds until the next RELOAD, which puts back what the file says.
+    That was of the server that is lost. SET holds until the next RELOAD: at once where the new server is
+    reached, else that of the next change, since whoever comes in between is not to wait either.
     """
-    if not await _waiting(door, moved):
+    without, _ = await _pools(door, moved)
+    if not without:
         return
     await ask(door, f"SET server_login_retry = '{HURRY_RETRY_S}'")
-    try:
-        for _ in range(HURRY_POLLS):
-            if not await _waiting(door, moved):
-                break
-            await asyncio.sleep(HURRY_POLL_S)
-    finally:
-        await asyncio.shield(ask(door, "RELOAD"))
+    for _ in range(HURRY_POLLS):
+        without, waiting = await _pools(door, moved)
+        if not without:
+            await ask(door, "RELOAD")
+        if not (without and waiting):
+            return
+        await asyncio.sleep(HURRY_POLL_S)
 
 
-async def _waiting(door: str, moved: list[str]) -> bool:
-    """Whether clients wait for a server, or a pool of these aliases has none."""
+async def _pools(door: str, moved: list[str]) -> tuple[bool, bool]:
+    """Whether a pool of these aliases has no server, and whether clients wait in one that has none."""
     pools = [row for row in await ask(door, "SHOW POOLS") if row["database"] in moved]
     servers = ("sv_active", "sv_idle", "sv_used", "sv_tested")
-    return any(int(row["cl_waiting"]) and not any(int(row[key]) for key in servers) for row in pools)
+    without = [row for row in pools if not any(int(row[key]) for key in servers)]
+    return bool(without), any(int(row["cl_waiting"]) for row in without)
 
 
 async def _end_hanging(door: str, moved: list[str], report: Report) -> None:
@@ -290,7 +290,12 @@ async def _pause(door: str, names: list[str], limit_s: float) -> None:
 
 
 async def _resume_all(doors: list[str], names: list[str]) -> None:
-    found = await asyncio.gather(*(_resume(door, names) for door in doors), return_exceptions=True)
+    async def one(door: str) -> None:
+        await _resume(door, names)
+        with contextlib.suppress(ReplctlError):
+            await _hurry(door, names)  # a login that was under way may have failed meanwhile
+
+    found = await asyncio.gather(*(one(door) for door in doors), return_exceptions=True)
     failed = [str(error) for error in found if isinstance(error, BaseException)]
     if failed:
         raise PartialError("writes may still be paused", why="; ".join(failed), hint="RESUME on that console")

@@ -133,6 +133,7 @@ def test_clients_go_on_at_the_new_primary_and_no_acknowledged_write_is_lost(
 def test_a_failover_by_hand_moves_writes_and_says_so(lab: Lab) -> None:
     with direct(lab) as (inventory, port):
         lab.kill("pg1")
+        assert node_at(lab, port) is None  # from now on PgBouncer would wait 15 s before it tries again
         done = fail_over(inventory)
         assert done.returncode == 0, done.stderr
         assert f"writes go to pg2: {beside(lab, 'databases.ini')} is written" in done.stdout
