@@ -56,7 +56,10 @@ bench: venv-test
 	$(PY) -m benchmarks.failover
 	$(PY) -m benchmarks.lag_cases
 	$(PY) -m benchmarks.routing
+	$(PY) -m benchmarks.sqlalchemy_overhead
 	$(PY) -m benchmarks.adapters_psycopg
+	$(PY) -m benchmarks.render
+	$(PY) -m benchmarks.proxies
 	@echo "docs/benchmarks.md holds the tables"
 
 docs: venv-test

@@ -117,6 +117,24 @@ COMMANDS: tuple[Entry, ...] = (
         help="Show and validate the inventory.",
     ),
     Entry(
+        name="render-pgbouncer",
+        section="Set up",
+        target="replctl.cli.render_pgbouncer:render_pgbouncer",
+        help="Print PgBouncer's databases: one for writing, one for reading.",
+    ),
+    Entry(
+        name="render-haproxy",
+        section="Set up",
+        target="replctl.cli.render_haproxy:render_haproxy",
+        help="Print HAProxy's configuration, with checks that know roles.",
+    ),
+    Entry(
+        name="render-systemd",
+        section="Set up",
+        target="replctl.cli.render_systemd:render_systemd",
+        help="Print systemd units for the controller, checks and proxies.",
+    ),
+    Entry(
         name="lab",
         section="Try out",
         target="replctl.cli.lab:app",

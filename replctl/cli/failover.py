@@ -248,7 +248,13 @@ async def _run(
     async with Observer(inventory) as observer:
         state = await observer.observe()
         lost = lost_primary(state, inventory.settings)
-        incident = Incident(inventory, log, lost, automatic=False)
+
+        def shown(event: str, sentence: str, facts: dict[str, object]) -> None:
+            log(event, sentence, facts)
+            if event == "proxy":  # what goes wrong there is said in the end
+                screen.say(sentence)
+
+        incident = Incident(inventory, shown, lost, automatic=False)
         history = load_history(inventory.settings.name)
         world = Servers(
             inventory,
@@ -257,6 +263,7 @@ async def _run(
             history,
             before=incident.before,
             note=incident.found,
+            promoted=incident.traffic.move,
         )
         screen = _Screen(inventory, form, lambda s: statements(s, world.hands), with_sql=with_sql)
 
@@ -312,7 +319,7 @@ def _finish(outcome: Outcome, problem: str | None, form: PlanOutput, *, halted: 
             raise PartialError(
                 f"{outcome.promoted} is the primary, but not all that follows was done",
                 why=problem,
-                hint="do by hand what the hook does; replctl events last shows the rest",
+                hint="a hook's work by hand, a proxy by replctl render-… --apply; replctl events last",
             )
         if form is PlanOutput.TABLE:
             typer.echo(f"{outcome.promoted} is the primary.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,8 +24,6 @@ from replctl.errors import UsageError
 if TYPE_CHECKING:
     from replctl.core.routing import Claim, Decision, Snapshot
     from replctl.inventory import Inventory
-
-AGAIN_S = 0.5  # between two looks that show which of two primaries goes on
 
 
 def route(
@@ -127,42 +124,12 @@ async def _decide(
     inventory: Inventory, claim: Claim | None, *, write: bool, zone: str | None, limit_s: float
 ) -> tuple[Decision, Snapshot, float]:
     """The decision of an application that looks for the first time; its snapshot, and how old that is."""
-    import asyncio
+    from replctl.cli.look import look_at_roles
+    from replctl.core.routing import READ, WRITE, Scope, decide
 
-    from replctl.cli.look import look
-    from replctl.core.routing import (
-        READ,
-        WRITE,
-        Memory,
-        Reason,
-        Scope,
-        advance,
-        choose_writer,
-        decide,
-        make_snapshot,
-    )
-
-    until_s = time.monotonic() + limit_s
-    memory = Memory()
-    for last in (False, True):
-        status = (await look(inventory, limit_s=max(0.1, until_s - time.monotonic()))).status
-        now_s = status.state.observed_at_s
-        memory = advance(memory, status, now_s, status.observed_at)
-        memory, writer = choose_writer(memory, status, now_s)
-        # Which of two goes on, only a second look tells.
-        if last or writer.reason is not Reason.TWO_PRIMARIES or until_s - time.monotonic() < 2 * AGAIN_S:
-            break
-        await asyncio.sleep(AGAIN_S)
-    snapshot = make_snapshot(
-        memory,
-        status,
-        writer,
-        turns=itertools.count(),
-        taken_s=now_s,
-        stale_at_s=now_s + limit_s,
-        zone=zone,
-    )
-    scope = Scope.of(claim, window_s=snapshot.sticky_s, now_at=status.observed_at, now_s=now_s)
+    snapshot, observed_at = await look_at_roles(inventory, limit_s=limit_s, zone=zone)
+    now_s = snapshot.taken_s
+    scope = Scope.of(claim, window_s=snapshot.sticky_s, now_at=observed_at, now_s=now_s)
     decision = decide(WRITE if write else READ, scope, snapshot, now_s)
     return decision, snapshot, time.monotonic() - now_s
 

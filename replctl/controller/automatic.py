@@ -247,6 +247,7 @@ class Controller:
             last_known_lsns=dict(self._received),
             before=incident.before,
             note=incident.found,
+            promoted=incident.traffic.move,
             block=block_mark(request.lost, self.inventory.settings.failover.block_s),
             halt=self.stopping,
         )

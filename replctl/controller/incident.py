@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from replctl.controller.hooks import HookError, run_hook
+from replctl.controller.traffic import Traffic
 from replctl.core.outcome import Ending, Outcome, StepResult
 from replctl.core.plan import Plan, Refusal
 from replctl.core.steps import Promote
@@ -38,7 +39,11 @@ class Incident:
     target: str | None = field(default=None, init=False)
     begun: bool = field(default=False, init=False)
     write_path_down_s: float | None = field(default=None, init=False)  # until the promotion
+    traffic: Traffic = field(init=False)
     _tries: bool = field(default=False, init=False)  # something beside votes was done
+
+    def __post_init__(self) -> None:
+        self.traffic = Traffic(self.inventory, self.tell)
 
     def begin(self, plan: Plan, why: str | None) -> None:
         """There is a plan, and it is carried out."""
@@ -71,8 +76,8 @@ class Incident:
         await self._hook("before", None)
 
     async def end(self, outcome: Outcome) -> str | None:
-        """Say how it ended and run the hooks for that. Returns what went wrong with them."""
-        why = reason_of(outcome)
+        """Say how it ended and run the hooks for that. Returns what went wrong with them, or with proxies."""
+        why, proxies = reason_of(outcome), await self.traffic.end()
         if outcome.ending is Ending.DONE:
             down = self.write_path_down_s
             after = "" if down is None else f", {down:g} s after the first failure was seen"
@@ -84,7 +89,7 @@ class Incident:
             )
         else:
             self.tell("ended", f"{outcome.ending}: {why}", node=outcome.promoted)
-        problems = []
+        problems = [proxies] if proxies else []
         hooks = ["after"] if outcome.promoted is not None and self._tries else []
         hooks += ["on_failure"] if outcome.ending not in (Ending.DONE, Ending.NOTHING) else []
         for name in hooks:

@@ -41,9 +41,9 @@ PGBOUNCER = Table(
         Key(
             "file",
             _file,
-            "file that holds the databases",
+            "the rendered file, to compare with and to replace",
             example="/etc/pgbouncer/databases.ini",
-            absent="stdout",
+            absent="none",
         ),
         Key(
             "run",
@@ -152,7 +152,13 @@ HAPROXY = Table(
             [],
             ["/run/haproxy/admin.sock"],
         ),
-        Key("file", _file, "configuration file", example="/etc/haproxy/haproxy.cfg", absent="stdout"),
+        Key(
+            "file",
+            _file,
+            "the rendered file, to compare with and to replace",
+            example="/etc/haproxy/haproxy.cfg",
+            absent="none",
+        ),
         Key(
             "run",
             _command,

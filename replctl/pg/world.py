@@ -58,6 +58,7 @@ class Servers:
     block_problem: str | None = field(default=None, init=False)
     halt: asyncio.Event = field(default_factory=asyncio.Event)  # set = stop before the promotion
     note: Note | None = None  # is told what a cut erases, before it does
+    promoted: Callable[[str, Situation], object] | None = None  # is told of a promotion at once
     hands: Hands = field(init=False)
     _proven_s: float = field(default=0.0, init=False)  # monotonic
     _word_s: float = field(default=0.0, init=False)  # when the probe began that `word` is of (monotonic)
@@ -173,6 +174,8 @@ class Servers:
         if isinstance(step, Promote) and time.monotonic() - self._proven_s > PROMOTE_WITHIN_S:
             raise StepError("the votes were shown too long ago", hint="run the command again")
         await self.hands.apply(step, situation)
+        if isinstance(step, Promote) and self.promoted is not None:
+            self.promoted(step.node, situation)
         if isinstance(step, TakeVotes):
             if (reason := await self.rival(situation.state)) is not None:
                 raise StepError(f"{reason.code}: {reason.message}", hint=reason.remedy)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import django
+import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 
 from replctl.lab import Lab
@@ -57,11 +56,9 @@ def settings_at(path: Path) -> None:
     if not _place:
         _place.append(Path(tempfile.mkdtemp(prefix="replctl-test-")) / "cluster.toml")
         shutil.copy(path, _place[0])
-        environment = {
-            "DJANGO_PROJECT_INVENTORY": str(_place[0]),
-            "DJANGO_SETTINGS_MODULE": "tests.live.django_project.settings",
-        }
-        with patch.dict(os.environ, environment):  # programs that later tests start have their own
+        with pytest.MonkeyPatch.context() as environment:  # programs that later tests start have their own
+            environment.setenv("DJANGO_PROJECT_INVENTORY", str(_place[0]))
+            environment.setenv("DJANGO_SETTINGS_MODULE", "tests.live.django_project.settings")
             django.setup()
     shutil.copy(path, _place[0])
     _place[0].chmod(0o644)

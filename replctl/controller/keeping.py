@@ -1,0 +1,127 @@
+"""Keeping a proxy applied: what `replctl render-… --watch` runs.
+
+The monitor of applications says who takes writes and who serves reads, with the pool's hysteresis. A change
+of that changes the file, in a proxy whatever somebody changed by hand is changed back, and where nothing
+differs nothing is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from replctl.core.routing import Snapshot
+from replctl.errors import NoPrimary, NoReplica, ReplctlError
+from replctl.pg.monitor import Monitor, refusal
+from replctl.proxies.changes import Moved, Report
+from replctl.proxies.roles import Target, Wish, apply
+from replctl.render.placement import Placement, from_snapshot
+
+CHECK_EVERY_S = 5.0  # whether the running proxy still is as its file
+RETRY_S = 1.0  # after a failure; twice as long after each
+RETRY_MAX_S = 30.0
+LOOK_S = 5.0  # for a look that began after the file was read
+
+Say = Callable[[str, str], object]
+"""event, sentence"""
+
+
+class Keeper:
+    """One process that keeps the files of one proxy. `stopping` ends it between two turns."""
+
+    def __init__(self, found: list[Target], wish: Wish, say: Say, stopping: asyncio.Event) -> None:
+        self._targets, self._wish, self._say = found, wish, say
+        self._stopping = stopping
+        self._changed = asyncio.Event()
+        self._failures = 0
+        self._said: dict[str, str] = {}
+        self._monitor = Monitor(found[0].inventory, zone=wish.zone)
+
+    async def run(self, ready: Callable[[], object] = lambda: None) -> None:
+        """Until told to stop. `ready` is called after the first turn."""
+        loop = asyncio.get_running_loop()
+
+        def changed(*_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._changed.set)
+
+        self._monitor.listeners.append(changed)
+        try:
+            while not self._stopping.is_set():
+                self._changed.clear()
+                well = [await self._turn(target) for target in self._targets]
+                ready()
+                self._failures = 0 if all(well) else self._failures + 1
+                await self._pause()
+        finally:
+            await asyncio.to_thread(self._monitor.close)
+
+    async def _pause(self) -> None:
+        """Until roles change, it is time to look, or there is an end."""
+        limit_s = CHECK_EVERY_S
+        if self._failures:
+            limit_s = min(RETRY_MAX_S, RETRY_S * 2 ** (self._failures - 1))
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._changed, self._stopping)]
+        try:
+            await asyncio.wait(waits, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _turn(self, target: Target) -> bool:
+        """Look, compare, and make true what differs. Whether all is well; never raises for a proxy's sake."""
+        key = str(target.place)
+        try:
+            report, placement = await self._applied(target)
+        except Moved:
+            self._changed.set()  # whoever it was: look again at once
+            return True
+        except ReplctlError as error:
+            self._once(key, str(error))
+            return False
+        if report.changed:
+            readers = ", ".join(reader.name for reader in placement.readers) or placement.spare or "nobody"
+            self._say("proxy", f"writes to {placement.writer}, reads to {readers}: {'; '.join(report.done)}")
+        self._once(key, "; ".join(report.problems))
+        return not report.problems
+
+    async def _applied(self, target: Target) -> tuple[Report, Placement]:
+        read_s = time.monotonic()
+        present = await asyncio.to_thread(target.place.read)
+        snapshot = await self._monitor.ensure_async()
+        before = target.writer_of(present)
+        if snapshot.writer != before:
+            # A look from before another process moved the writes would move them back.
+            snapshot = await self._newer(snapshot, read_s)
+        placement = from_snapshot(target.inventory.settings, snapshot, self._wish.zone)
+        moved = before is not None and placement.writer != before
+        try:
+            change = await target.change(placement, self._wish, present=present, lost=moved)
+        except NoReplica:
+            if not moved:
+                raise
+            # An alias for reading must lead somewhere, and writes shall not wait for it.
+            placement = replace(placement, spare=placement.writer)
+            change = await target.change(placement, self._wish, present=present, lost=moved)
+        return await apply(change), placement
+
+    async def _newer(self, snapshot: Snapshot, than_s: float) -> Snapshot:
+        """A snapshot of a look that began later (monotonic). Raises NoPrimary where none comes."""
+        until_s = time.monotonic() + LOOK_S
+        while snapshot.taken_s <= than_s:
+            left_s = until_s - time.monotonic()
+            found = await self._monitor.wait_async(snapshot, left_s) if left_s > 0 else None
+            if found is None:
+                raise NoPrimary("no node has answered since", why=refusal(snapshot.write).why)
+            snapshot = found
+        return snapshot
+
+    def _once(self, key: str, sentence: str) -> None:
+        """Say a problem when it is another than before, and when it is over."""
+        before = self._said.get(key, "")
+        if sentence != before:
+            self._said[key] = sentence
+            self._say("proxy_failed" if sentence else "proxy", sentence or f"{key}: all is well again")

@@ -1,0 +1,60 @@
+"""A change of a proxy's configuration: what there is to do, and what was done."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from replctl.errors import PartialError, ReplctlError
+from replctl.proxies.places import Place
+from replctl.render.rendered import Rendered
+
+Part = TypeVar("Part")
+
+
+class Moved(ReplctlError):  # noqa: N818 - a state, not a mistake
+    """Somebody else has changed the file since it was read: look again. Nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change(Generic[Part]):
+    """One file that is to be as rendered, in every proxy that reads it.
+
+    `present` is the text of which the rendering knows; `doors` are admin consoles or runtime sockets.
+    `lost` = the node that took writes takes none any more: to go on matters more than to agree. `held` = the
+    aliases for writing are paused on purpose just now.
+    """
+
+    proxy: str  # PgBouncer or HAProxy
+    place: Place
+    present: str | None
+    rendered: Rendered[tuple[Part, ...]]
+    version: tuple[int, ...]
+    table: dict[str, Any] = field(repr=False)
+    doors: tuple[str, ...] = ()
+    lost: bool = False
+    held: bool = False
+
+    async def expect_present(self) -> None:
+        """Raise Moved where the file is not what it was when this change was thought of."""
+        if await asyncio.to_thread(self.place.read) != self.present:
+            raise Moved(f"{self.place} was changed by somebody else just now", hint="run it again")
+
+
+@dataclass(slots=True, kw_only=True)
+class Report:
+    """What became of a change: `done` and `problems` are sentences."""
+
+    changed: bool = False
+    done: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def raise_problems(self) -> None:
+        """Raise PartialError where some proxy does not have it."""
+        if self.problems:
+            raise PartialError(
+                "not every proxy has the new configuration",
+                why="; ".join(self.problems),
+                hint="the file is right: a proxy that starts has it; the same command finishes the rest",
+            )

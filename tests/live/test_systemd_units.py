@@ -1,0 +1,189 @@
+"""What the units of `replctl render-systemd` run does its work: run as they run it, but without systemd.
+
+An unprivileged user without capabilities that no program can regain, with no memory both writable and
+executable, and with a file system of which only the state directory can be written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from replctl.lab import Lab
+from tests.live.failover_support import GRACES, value, write_inventory
+from tests.support import ROOT, need, replctl, wait_until
+
+pytestmark = [pytest.mark.live, pytest.mark.lab(sync="ANY 1")]
+
+NOBODY = 65534
+# ProtectSystem=strict in short: all is read-only but what was bound onto itself before. Then, where the
+# kernel knows it (6.3), PR_SET_MDWE stands for MemoryDenyWriteExecute=yes.
+READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,bind,ro / && shift && exec "$@"'
+CONFINED = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(65, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+@pytest.fixture
+def units(lab: Lab) -> dict[str, str]:
+    """The text of each unit, made for a program that an unprivileged user can run."""
+    inventory = write_inventory(lab, failover=GRACES)
+    done = replctl("render-systemd", "-i", str(inventory), "--program", str(program(lab.directory.parent)))
+    assert done.returncode == 0, done.stderr
+    parts = re.split(r"^# /etc/systemd/system/(\S+)\n", done.stdout, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def program(directory: Path) -> Path:
+    """A replctl with an interpreter that may be run by everybody: ours may stand in a home."""
+    paths = [str(ROOT), *(path for path in sys.path if path.endswith("site-packages"))]
+    for python in (sys.executable, "/usr/bin/python3"):
+        script = directory / "replctl"
+        script.write_text(f'#!/bin/sh\nPYTHONPATH={":".join(paths)} exec {python} -B -m replctl "$@"\n')
+        script.chmod(0o755)
+        done = subprocess.run([*unprivileged(), str(script), "--version"], capture_output=True, timeout=20)
+        if done.returncode == 0:
+            return script
+    need("an interpreter that every user may run", None, "install Python outside of a home")
+    raise AssertionError
+
+
+def unprivileged() -> list[str]:
+    """Words before a command that take away what NoNewPrivileges and CapabilityBoundingSet do."""
+    who = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--bounding-set=-all"]
+    return ["setpriv", "--no-new-privs", *(who if os.geteuid() == 0 else ())]
+
+
+@contextlib.contextmanager
+def started(lab: Lab, unit: str, *tracer: str, **more: str) -> Iterator[subprocess.Popen[str]]:
+    """The unit's command as its service would run. Ended with SIGKILL if it is still there."""
+    (line,) = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)
+    state = lab.directory.parent / "state"
+    state.mkdir(mode=0o700, exist_ok=True)
+    command = [*tracer, *shlex.split(line.replace("$$", "$"))]
+    words = [*unprivileged(), "/usr/bin/python3", "-c", CONFINED, *command]
+    if os.geteuid() == 0:
+        os.chown(state, NOBODY, NOBODY)
+        words = ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", str(state), *words]
+    process = subprocess.Popen(
+        words,
+        cwd="/",
+        env={"PATH": "/usr/bin:/bin", "REPLCTL_STATE_DIR": str(state), "LANG": "C.UTF-8", **more},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        umask=0o077,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=20)
+
+
+def test_the_check_is_silent_while_all_is_well_and_fails_while_it_is_not(
+    lab: Lab, units: dict[str, str]
+) -> None:
+    def check() -> tuple[int, str]:
+        with started(lab, units["replctl-lab-check.service"]) as process:
+            said = process.communicate(timeout=30)[0]
+        return process.returncode, said
+
+    first, second = check(), check()
+    lab.kill("pg3")
+    bad = [check() for _ in range(3)]
+
+    assert first[0] == 0 and second == (0, "")
+    assert [code for code, _ in bad] == [0, 0, 2], bad
+    assert (bad[0][1], "pg3" in bad[2][1]) == ("", True)
+    assert sorted(path.name for path in (lab.directory.parent / "state").iterdir()) != []
+
+
+def test_a_failover_needs_no_system_call_that_the_unit_forbids(lab: Lab, units: dict[str, str]) -> None:
+    strace = shutil.which("strace")
+    need("strace", strace, "apt-get install strace")
+    unit = units["replctl-lab-controller.service"]
+    trace = lab.directory.parent / "state" / "trace"
+    tracer = (str(strace), "-f", "-qq", "-s", "200", "-e", "signal=none", "-o", str(trace))
+
+    def shows(text: str) -> bool:
+        return trace.exists() and text in trace.read_text(errors="replace")
+
+    with started(lab, unit, *tracer):
+        wait_until(lambda: shows("verdict: alive"), "the controller watches", limit_s=30)
+        lab.kill("pg1")
+        wait_until(lambda: shows(" is the primary, "), "it has failed over", limit_s=60)
+
+    calls = set(re.findall(r"^\d+ +(\w+)\(", trace.read_text(errors="replace"), re.MULTILINE))
+    assert {"connect", "execve", "sendto"} <= calls
+    assert calls - allowed(unit) == set()
+
+
+def allowed(unit: str) -> set[str]:
+    """The system calls that the unit's filter lets through, as this machine's systemd has its groups."""
+    program = shutil.which("systemd-analyze")
+    need("systemd-analyze", program, "apt-get install systemd")
+    text = subprocess.run(
+        [str(program), "syscall-filter", "--no-pager"], capture_output=True, text=True, timeout=20, check=True
+    ).stdout
+    groups: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith("@"):
+            words = groups.setdefault(line.strip(), [])
+        elif line.strip() and not line.strip().startswith("#"):
+            words.append(line.strip())
+
+    def expand(name: str) -> set[str]:
+        return set().union(*map(expand, groups[name])) if name.startswith("@") else {name}
+
+    found: set[str] = set()
+    for name in re.findall(r"^SystemCallFilter=(.*)$", unit, re.MULTILINE):
+        found = found - expand(name[1:]) if name.startswith("~") else found | expand(name)
+    return found
+
+
+def test_the_controller_tells_systemd_that_it_is_ready_fails_over_and_ends_on_sigterm(
+    lab: Lab, units: dict[str, str]
+) -> None:
+    unit = units["replctl-lab-controller.service"]
+    assert "Type=notify" in unit
+    address = f"\0replctl-{lab.directory.parent.name}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.settimeout(20)
+        told: list[str] = []
+
+        def wait_told(word: str) -> None:
+            while word not in told:
+                told.append(manager.recv(4096).decode())
+
+        with started(lab, unit, NOTIFY_SOCKET=f"@{address[1:]}", WATCHDOG_USEC="600000") as process:
+            wait_told("READY=1")
+            wait_told("WATCHDOG=1")
+            wait_told("STATUS=alive: the primary answers")
+            lab.kill("pg1")
+            promoted = "SELECT NOT pg_is_in_recovery()"
+            wait_until(
+                lambda: any(value(lab, node, promoted) for node in ("pg2", "pg3")),
+                "a replica is promoted",
+                limit_s=30,
+            )
+            process.terminate()
+            code = process.wait(20)
+            wait_told("STOPPING=1")
+        assert code == 0
+    assert (lab.directory.parent / "state").stat().st_mode & 0o777 == 0o700
