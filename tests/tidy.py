@@ -78,7 +78,9 @@ class Layer:
     packages: frozenset[str] = frozenset()
 
 
-BELOW_CLI = "adapters cluster controller core display errors inventory journal lab pg render server"
+BELOW_CLI = (
+    "adapters cluster controller core display errors files inventory journal lab pg proxies render server"
+)
 EVERY_LAYER = f"{BELOW_CLI} cli"
 
 
@@ -97,6 +99,8 @@ LAYERS = {
     "controller.run": _layer("core errors"),  # the same loop runs on servers and on a simulated cluster
     "display": _layer("core errors", "rich"),
     "render": _layer("core errors", "rich"),
+    "files": _layer("errors"),
+    "proxies": _layer("core errors files inventory render", "psycopg"),
     "cluster": _layer("core errors inventory pg"),
     "adapters": _layer(
         "cluster core errors inventory pg.monitor pg.position",

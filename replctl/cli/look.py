@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from typing import TYPE_CHECKING
 
 from replctl.core.report import Report, report
 from replctl.errors import UsageError
 
 if TYPE_CHECKING:
+    from replctl.core.routing import Snapshot
     from replctl.inventory import Inventory
 
+AGAIN_S = 0.5  # between two looks that show which of two primaries goes on
 DEFAULT_LIMIT_S = 10.0
 
 
@@ -52,3 +56,36 @@ async def look(inventory: Inventory, *, limit_s: float, probe_s: float | None = 
     # In a thread: another run may hold the lock for a while, and other clusters are being looked at.
     await asyncio.to_thread(save_history, name, seen.status.history)
     return seen
+
+
+async def look_at_roles(
+    inventory: Inventory, *, limit_s: float, zone: str | None = None
+) -> tuple[Snapshot, float]:
+    """The snapshot of an application that looks for the first time, and the Unix time of that look.
+
+    Only where two primaries answer it looks twice: which of them goes on, a second look tells.
+    """
+    import asyncio
+
+    from replctl.core.routing import Memory, Reason, advance, choose_writer, make_snapshot
+
+    until_s = time.monotonic() + limit_s
+    memory = Memory()
+    for last in (False, True):
+        status = (await look(inventory, limit_s=max(0.1, until_s - time.monotonic()))).status
+        now_s = status.state.observed_at_s
+        memory = advance(memory, status, now_s, status.observed_at)
+        memory, writer = choose_writer(memory, status, now_s)
+        if last or writer.reason is not Reason.TWO_PRIMARIES or until_s - time.monotonic() < 2 * AGAIN_S:
+            break
+        await asyncio.sleep(AGAIN_S)
+    snapshot = make_snapshot(
+        memory,
+        status,
+        writer,
+        turns=itertools.count(),
+        taken_s=now_s,
+        stale_at_s=now_s + limit_s,
+        zone=zone,
+    )
+    return snapshot, status.observed_at

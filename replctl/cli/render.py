@@ -1,0 +1,198 @@
+"""What the render commands share: the roles, the version, and where the text goes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from replctl.cli.options import complete_nodes
+from replctl.errors import RefusedError, ReplctlError, UsageError
+
+if TYPE_CHECKING:
+    from replctl.inventory import Inventory
+    from replctl.render.placement import Placement
+    from replctl.render.rendered import Rendered
+
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE", help="Write it there, if it differs; keep FILE.previous."),
+]
+CheckOption = Annotated[
+    bool, typer.Option("--check", help="Write nothing; print how the file differs, exit code 1 if it does.")
+]
+OfflineOption = Annotated[
+    bool, typer.Option("--offline", help="Ask no server: the inventory alone, with the file's writer.")
+]
+PrimaryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--primary",
+        metavar="NODE",
+        help="With --offline: who takes writes.",
+        autocompletion=complete_nodes,
+        show_default="as the file has it, else the first node",
+    ),
+]
+ZoneOption = Annotated[
+    str | None, typer.Option("--zone", metavar="ZONE", help="Where the proxy is, for the zone policy.")
+]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="With --out: also replace a file that was not rendered by this.")
+]
+
+
+def tell(message: str) -> None:
+    """A message for the person, on stderr."""
+    print(f"replctl: {message}", file=sys.stderr)
+
+
+def place_of(table: dict[str, Any], out: Path | None, *, check: bool) -> Path | None:
+    """The file this is about: --out, else the inventory's where it is on this machine. Raises UsageError."""
+    if out is not None:
+        return out
+    configured = None if table["file"] is None or table["run"] else Path(table["file"])
+    if check and configured is None:
+        raise UsageError(
+            "--check needs a file to compare with", hint="--out FILE, or `file` in the inventory"
+        )
+    return configured
+
+
+def present_text(path: Path | None, *, needed: bool) -> str | None:
+    """What is in the file now. Where it is not `needed`, one that cannot be read is only warned of."""
+    from replctl.files import read
+
+    if path is None:
+        return None
+    try:
+        return read(path)
+    except ReplctlError as error:
+        if needed:
+            raise
+        tell(f"warning: {error}")
+        return None
+
+
+def placement_of(
+    inventory: Inventory,
+    *,
+    offline: bool,
+    primary: str | None,
+    zone: str | None,
+    timeout: str | None,
+    present_writer: Callable[[], str | None],
+    present: bool,
+) -> Placement:
+    """The roles, from one look or from the inventory. Raises NoPrimary, RefusedError, UsageError."""
+    from replctl.render.placement import from_inventory, from_snapshot
+
+    settings = inventory.settings
+    if not offline:
+        if primary is not None:
+            raise UsageError("--primary goes with --offline", why="otherwise the servers are asked")
+        import asyncio
+
+        from replctl.cli.look import limit_of, look_at_roles
+
+        snapshot, _ = asyncio.run(look_at_roles(inventory, limit_s=limit_of(timeout), zone=zone))
+        return from_snapshot(settings, snapshot, zone)
+    known = [spec.name for spec in settings.nodes]
+    if primary is not None and primary not in known:
+        raise UsageError(f"no node {primary!r} in the inventory", hint=f"known: {', '.join(known)}")
+    writer = primary or (present_writer() if present else None)
+    if writer is None:
+        if present:
+            raise RefusedError(
+                "the file does not say which one node takes writes, and no server is asked",
+                hint="--primary NODE, or without --offline",
+            )
+        writer = known[0]
+        tell(f"warning: {writer} is taken for the primary, as the first node; --primary names another")
+    return from_inventory(settings, writer, zone)
+
+
+def version_of(
+    given: str | None,
+    configured: str | None,
+    places: tuple[str, ...],
+    ask: Callable[[str], str],
+    default: str,
+) -> str:
+    """The version to write for: the option's, the inventory's, the oldest that runs, or the default."""
+    if given or configured or not places:
+        return given or configured or default
+    from concurrent.futures import ThreadPoolExecutor
+
+    found: list[str] = []
+    with ThreadPoolExecutor(max_workers=min(8, len(places))) as pool:
+        for answer in pool.map(lambda place: _asked(ask, place), places):
+            if isinstance(answer, str):
+                found.append(answer)
+            else:
+                tell(f"warning: {answer}")
+    if not found:
+        tell(f"warning: no running proxy tells its version, so this is written for {default}")
+    return min(found, key=_numbers, default=default)
+
+
+def _asked(ask: Callable[[str], str], place: str) -> str | ReplctlError:
+    try:
+        return ask(place)
+    except ReplctlError as error:
+        return error
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(word) for word in version.split(".")]
+
+
+def deliver(
+    rendered: Rendered[Any],
+    *,
+    out: Path | None,
+    place: Path | None,
+    present: str | None,
+    check: bool,
+    force: bool,
+) -> int:
+    """Print, compare or write; the exit code. Raises RefusedError for a file that is somebody else's."""
+    from replctl.files import previous_of, replace
+    from replctl.render.drift import difference
+    from replctl.render.rendered import mark_of
+
+    for warning in rendered.warnings:
+        tell(f"warning: {warning}")
+    if check:
+        differs = difference(present, rendered.text, str(place))
+        if differs:
+            typer.echo(differs)
+        return 1 if differs else 0
+    if out is None:
+        typer.echo(rendered.text, nl=False)
+        return 0
+    if present is not None and present.strip() and mark_of(present) != rendered.mark and not force:
+        raise RefusedError(
+            f"{out} was not rendered by this command for this cluster",
+            why="its first line is another",
+            hint=f"--force replaces it, and keeps it as {previous_of(out).name}",
+        )
+    done = replace(out, rendered.text)
+    if not done.changed:
+        tell(f"{out} is as it should be")
+    else:
+        tell(f"{out} is written" + (f", the one before is {done.previous}" if done.previous else ""))
+    return 0
+
+
+def table_of(inventory: Inventory, name: str) -> dict[str, Any]:
+    """`[pgbouncer]` or `[haproxy]`. Raises UsageError where the inventory has none."""
+    table: dict[str, Any] | None = getattr(inventory, name)
+    if table is None:
+        raise UsageError(
+            f"{inventory.path} has no table [{name}]", hint=f"add [{name}]; docs/proxies.md has an example"
+        )
+    return table
