@@ -57,6 +57,12 @@ COMMANDS: tuple[Entry, ...] = (
         help="Show what happened, and each failover step by step.",
     ),
     Entry(
+        name="metrics",
+        section="See",
+        target="replctl.cli.metrics:metrics",
+        help="Print metrics for Prometheus once, or write them to a file.",
+    ),
+    Entry(
         name="failover",
         section="Act",
         target="replctl.cli.failover:failover",
