@@ -63,6 +63,12 @@ COMMANDS: tuple[Entry, ...] = (
         help="Print metrics for Prometheus once, or write them to a file.",
     ),
     Entry(
+        name="serve",
+        section="See",
+        target="replctl.cli.serve:serve",
+        help="Serve metrics, role endpoints, the status and a page.",
+    ),
+    Entry(
         name="failover",
         section="Act",
         target="replctl.cli.failover:failover",
