@@ -13,7 +13,7 @@ from replctl.core.automation import automation
 from replctl.core.results import Status
 from replctl.core.status import NodeState
 from replctl.core.units import format_bytes, format_duration
-from replctl.display.columns import CAUGHT_UP_BYTES, COLUMNS, Row, format_age
+from replctl.display.columns import CAUGHT_UP_BYTES, COLUMNS, NONE, Row, format_age
 from replctl.display.document import iso_time
 from replctl.display.overview import rows_of
 from replctl.display.style import BOLD, DIM, UNICODE, Line
@@ -42,7 +42,7 @@ def page(watches: Sequence[Watch], *, refresh_s: int, now_at: float) -> str:
     reload = f'<meta http-equiv="refresh" content="{refresh_s}">' if refresh_s else ""
     title = ", ".join(_title(watch) for watch in watches[:3])
     again = (
-        f'every {refresh_s} s · <a href="?refresh=0">stop</a>'
+        f'again every {refresh_s} s · <a href="?refresh=0">stop</a>'
         if refresh_s
         else f'<a href="/">every {REFRESH_S} s</a>'
     )
@@ -112,6 +112,7 @@ def _row(row: Row, seen: Seen) -> str:
         kinds = [column.key] if column.key in ("node", "state") else []
         kinds += ["right"] if column.right else []
         kinds += [_class(row.severity)] if column.key == "state" else []
+        kinds += ["none"] if column.cell(row) == NONE else []
         shown = f' class="{" ".join(kinds)}"' if kinds else ""
         cells.append(f'<td{shown} data-name="{escape(column.heading)}">{_html(column.cell(row))}</td>')
     view = view_of(row.node.name, seen)
@@ -133,7 +134,7 @@ def _problems(seen: Seen) -> str:
     items = []
     for problem in problems[:PROBLEMS_MAX]:
         word = UNICODE.signed(problem.status, problem.status.name)
-        where = f"{problem.node}: " if problem.node else ""
+        where = f"{problem.node}: " if problem.node and problem.node not in problem.message else ""
         hint = f'<br><span class="dim">{escape(problem.hint)}</span>' if problem.hint else ""
         said = f'<b class="{_class(problem.status)}">{escape(word)}</b> {escape(where + problem.message)}'
         items.append(f"<li>{said}{hint}</li>")
@@ -158,11 +159,12 @@ def _figure(name: str, lags: list[int | None], limit_bytes: int, *, now: int | N
     values = thinned(lags, CURVE_POINTS_MAX)
     peak = max([lag for lag in values if lag is not None], default=0)
     top = max(peak, CAUGHT_UP_BYTES)  # below that all is jitter, and must not look like mountains
-    limit = ""
+    limit = said = ""
     if limit_bytes <= top:
+        said = f", dashed: max_lag_bytes {format_bytes(limit_bytes)}"
         y = round(_height(limit_bytes, top), 1)
         limit = f'<path class="limit" d="M0 {y}H{CURVE_WIDTH}"/>'
-    said = f"now {'not known' if now is None else format_bytes(now)}, at most {format_bytes(peak)}"
+    said = f"now {'unknown' if now is None else format_bytes(now)}, at most {format_bytes(peak)}{said}"
     label = f"Lag of {name} over {format_duration(span_s)}: {said}"
     return (
         f"<figure><figcaption><b>{escape(name)}</b><span>{escape(said)}</span>"

@@ -32,7 +32,7 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .stale { border: 2px solid var(--critical); border-radius: 8px; padding: 8px 12px; margin-bottom: 12px; }
 table { border-collapse: collapse; width: 100%; }
 th { text-align: left; font-size: 12px; font-weight: 600; color: var(--dim); }
-th, td { padding: 6px 12px 6px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { padding: 6px 18px 6px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td:last-child, th:last-child { padding-right: 0; }
 tr:last-child td { border-bottom: 0; }
 .right { text-align: right; white-space: nowrap; }
@@ -60,6 +60,7 @@ li b { font-weight: 600; }
   td::before { content: attr(data-name) " "; font-size: 12px; font-weight: 400; color: var(--dim); }
   td.node::before, td.state::before { content: ""; }
   td.node { font-size: 16px; }
+  td.none { display: none; }
 }
 """
 
