@@ -129,6 +129,18 @@ COMMANDS: tuple[Entry, ...] = (
         help="Show and validate the inventory.",
     ),
     Entry(
+        name="render-prometheus",
+        section="Set up",
+        target="replctl.cli.render_monitoring:render_prometheus",
+        help="Print alert rules with the inventory's thresholds.",
+    ),
+    Entry(
+        name="render-grafana",
+        section="Set up",
+        target="replctl.cli.render_monitoring:render_grafana",
+        help="Print a dashboard for Grafana.",
+    ),
+    Entry(
         name="lab",
         section="Try out",
         target="replctl.cli.lab:app",

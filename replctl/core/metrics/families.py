@@ -205,6 +205,10 @@ SLOT_WAL_STATUS = _gauge(
 )
 SLOT_UNUSABLE = _gauge("replctl_slot_unusable", _SLOT, "Whether a slot has lost WAL, or was invalidated.")
 
+SLOT_KEEP_MAX = _gauge(
+    "replctl_slot_wal_keep_max_bytes", _NODE, "max_slot_wal_keep_size; absent where slots may keep everything."
+)
+
 # ---- the archive
 
 ARCHIVED = _counter("replctl_archived", _NODE, "WAL files that were archived.")

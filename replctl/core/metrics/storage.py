@@ -7,6 +7,7 @@ from replctl.core.metrics.families import Found
 from replctl.core.metrics.nodes import moment
 from replctl.core.model import NodeFacts, Slot
 from replctl.core.status import ClusterStatus
+from replctl.core.units import server_bytes
 
 WAL_STATUSES = ("reserved", "extended", "unreserved", "lost")
 
@@ -17,6 +18,8 @@ def storage_samples(status: ClusterStatus) -> Found:
         of = (status.settings.name, facts.node)
         for slot in facts.slots:
             yield from _slot(facts, slot, (*of, slot.name))
+        limit_bytes = server_bytes(facts.settings.get("max_slot_wal_keep_size"))
+        yield f.SLOT_KEEP_MAX, of, limit_bytes if limit_bytes is not None and limit_bytes > 0 else None
         yield from _archive(facts, of)
 
 
