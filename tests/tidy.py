@@ -96,6 +96,7 @@ LAYERS = {
     "inventory": _layer("core errors", "tomli_w"),
     "journal": _layer("core errors"),
     "noticed": _layer("core journal"),
+    "webhook": _layer(""),  # a program of its own, run as a hook
     "pg": _layer("core errors inventory", "psycopg"),
     "controller": _layer("core errors inventory journal pg"),
     "controller.run": _layer("core errors"),  # the same loop runs on servers and on a simulated cluster
