@@ -16,7 +16,7 @@ from replctl.core.units import format_bytes, format_duration
 from replctl.display.columns import CAUGHT_UP_BYTES, COLUMNS, NONE, Row, format_age
 from replctl.display.document import iso_time
 from replctl.display.overview import rows_of
-from replctl.display.style import BOLD, DIM, UNICODE, Line
+from replctl.display.style import BOLD, DIM, UNICODE, Line, visible
 from replctl.server.curves import STEP_S
 from replctl.server.roles import view_of
 from replctl.server.style import CONTENT_POLICY, STYLE
@@ -49,9 +49,9 @@ def page(watches: Sequence[Watch], *, refresh_s: int, now_at: float) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'{reload}<link rel="icon" href="data:,"><title>{escape(title)} - replctl</title>'
+        f'{reload}<link rel="icon" href="data:,"><title>{_text(title)} - replctl</title>'
         f"<style>{STYLE}</style></head>\n<body><header><h1>replctl</h1>"
-        f"<p>{escape(iso_time(now_at)[:19].replace('T', ' '))} UTC</p><p>{again}</p></header>\n<main>\n"
+        f"<p>{_text(iso_time(now_at)[:19].replace('T', ' '))} UTC</p><p>{again}</p></header>\n<main>\n"
         + "\n".join(_cluster(watch) for watch in watches)
         + "\n</main></body></html>\n"
     )
@@ -65,7 +65,7 @@ def _title(watch: Watch) -> str:
 def _cluster(watch: Watch) -> str:
     seen = watch.newest
     if seen is None:
-        head = f'<section id="{escape(watch.name)}"><h2>{escape(watch.name)}</h2>'
+        head = f'<section id="{_text(watch.name)}"><h2>{_text(watch.name)}</h2>'
         return f'{head}<p class="stale">Nobody has looked yet.</p></section>'
     age_s, verdict = seen.age_s(), seen.report.verdict
     stale = ""
@@ -76,8 +76,8 @@ def _cluster(watch: Watch) -> str:
         )
     sign = UNICODE.signed(verdict, verdict.name)
     return (
-        f'<section id="{escape(watch.name)}"><div class="head"><h2>{escape(watch.name)}</h2>'
-        f'<p class="verdict {_class(verdict)}">{escape(sign)}</p>{_facts(seen)}</div>{stale}'
+        f'<section id="{_text(watch.name)}"><div class="head"><h2>{_text(watch.name)}</h2>'
+        f'<p class="verdict {_class(verdict)}">{_text(sign)}</p>{_facts(seen)}</div>{stale}'
         f"{_table(seen)}{_problems(seen)}{_curves(watch, seen)}</section>"
     )
 
@@ -92,13 +92,13 @@ def _facts(seen: Seen) -> str:
     if status.sync.configured is not None:
         facts.append(f"synchronous: {status.sync.configured or 'nobody'}")
     facts.append(f"looked in {format_duration(status.took_s)}")
-    return "".join(f'<p class="dim">{escape(fact)}</p>' for fact in facts)
+    return "".join(f'<p class="dim">{_text(fact)}</p>' for fact in facts)
 
 
 def _table(seen: Seen) -> str:
     rows = rows_of(seen.report, UNICODE)
     heads = "".join(
-        f'<th scope="col"{_right(column.right)}>{escape(column.heading)}</th>' for column in _COLUMNS
+        f'<th scope="col"{_right(column.right)}>{_text(column.heading)}</th>' for column in _COLUMNS
     )
     body = "\n".join(_row(row, seen) for row in rows)
     return (
@@ -114,16 +114,16 @@ def _row(row: Row, seen: Seen) -> str:
         kinds += [_class(row.severity)] if column.key == "state" else []
         kinds += ["none"] if column.cell(row) == NONE else []
         shown = f' class="{" ".join(kinds)}"' if kinds else ""
-        cells.append(f'<td{shown} data-name="{escape(column.heading)}">{_html(column.cell(row))}</td>')
+        cells.append(f'<td{shown} data-name="{_text(column.heading)}">{_html(column.cell(row))}</td>')
     view = view_of(row.node.name, seen)
-    reads = "yes" if view.fit else f'<span class="dim">no ({escape(str(view.fitness))})</span>'
+    reads = "yes" if view.fit else f'<span class="dim">no ({_text(str(view.fitness))})</span>'
     return f'<tr>{"".join(cells)}<td data-name="READS">{reads}</td></tr>'
 
 
 def _html(line: Line) -> str:
     """The spans of a terminal's line as HTML. Of their styles, what is bold or dim."""
     tags = {BOLD: ("<b>", "</b>"), DIM: ('<span class="dim">', "</span>")}
-    parts = [(escape(span.text), tags.get(span.style, ("", ""))) for span in line]
+    parts = [(_text(span.text), tags.get(span.style, ("", ""))) for span in line]
     return "".join(f"{before}{text}{after}" for text, (before, after) in parts)
 
 
@@ -135,8 +135,8 @@ def _problems(seen: Seen) -> str:
     for problem in problems[:PROBLEMS_MAX]:
         word = UNICODE.signed(problem.status, problem.status.name)
         where = f"{problem.node}: " if problem.node and problem.node not in problem.message else ""
-        hint = f'<br><span class="dim">{escape(problem.hint)}</span>' if problem.hint else ""
-        said = f'<b class="{_class(problem.status)}">{escape(word)}</b> {escape(where + problem.message)}'
+        hint = f'<br><span class="dim">{_text(problem.hint)}</span>' if problem.hint else ""
+        said = f'<b class="{_class(problem.status)}">{_text(word)}</b> {_text(where + problem.message)}'
         items.append(f"<li>{said}{hint}</li>")
     left = len(problems) - PROBLEMS_MAX
     more = f'<li class="dim">and {left} more: replctl status</li>' if left > 0 else ""
@@ -150,7 +150,8 @@ def _curves(watch: Watch, seen: Seen) -> str:
         if watch.curves.of(node.name) and node.state is not NodeState.PRIMARY
         for lag in [node.lag.lag_bytes]
     ]
-    return f'<h3>Lag</h3><div class="curves">{"".join(figures)}</div>' if figures else ""
+    legend = '<span class="dim">(bytes; dashed: max_lag_bytes)</span>'
+    return f'<h3>Lag {legend}</h3><div class="curves">{"".join(figures)}</div>' if figures else ""
 
 
 def _figure(name: str, lags: list[int | None], limit_bytes: int, *, now: int | None) -> str:
@@ -161,16 +162,16 @@ def _figure(name: str, lags: list[int | None], limit_bytes: int, *, now: int | N
     top = max(peak, CAUGHT_UP_BYTES)  # below that all is jitter, and must not look like mountains
     limit = said = ""
     if limit_bytes <= top:
-        said = f", dashed: max_lag_bytes {format_bytes(limit_bytes)}"
+        said = f", dashed {format_bytes(limit_bytes)}"
         y = round(_height(limit_bytes, top), 1)
         limit = f'<path class="limit" d="M0 {y}H{CURVE_WIDTH}"/>'
     said = f"now {'unknown' if now is None else format_bytes(now)}, at most {format_bytes(peak)}{said}"
     label = f"Lag of {name} over {format_duration(span_s)}: {said}"
     return (
-        f"<figure><figcaption><b>{escape(name)}</b><span>{escape(said)}</span>"
-        f'<span class="dim">{escape(format_duration(span_s))}</span></figcaption>'
+        f"<figure><figcaption><b>{_text(name)}</b><span>{_text(said)}</span>"
+        f'<span class="dim">{_text(format_duration(span_s))}</span></figcaption>'
         f'<svg viewBox="0 0 {CURVE_WIDTH} {CURVE_HEIGHT}" preserveAspectRatio="none" role="img"'
-        f' aria-label="{escape(label)}">{_paths(values, top)}{limit}</svg></figure>'
+        f' aria-label="{_text(label)}">{_paths(values, top)}{limit}</svg></figure>'
     )
 
 
@@ -208,6 +209,11 @@ def _paths(values: Sequence[int | None], top: int) -> str:
         found.append(f'<path class="area" d="M{first} {CURVE_HEIGHT}L{line}L{last} {CURVE_HEIGHT}Z"/>')
         found.append(f'<path class="curve" d="M{line}"/>')
     return "".join(found)
+
+
+def _text(said: str) -> str:
+    """Text that is nothing but text, also where it has control characters in it."""
+    return escape(visible(said))
 
 
 def _class(status: Status) -> str:

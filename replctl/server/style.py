@@ -20,6 +20,7 @@ header { display: flex; flex-wrap: wrap; gap: 4px 16px; align-items: baseline; m
 h1 { font-size: 18px; margin: 0; }
 h2 { font-size: 20px; margin: 0; }
 h3 { font-size: 15px; margin: 20px 0 8px; }
+h3 .dim { font-size: 13px; font-weight: 400; }
 p { margin: 0; }
 a { color: inherit; }
 .dim, header p { color: var(--dim); }

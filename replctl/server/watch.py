@@ -111,7 +111,7 @@ class Watch:
                     self._wanted.clear()
                     limit_s = LOOK_LIMIT_S if self.newest else FIRST_LOOK_LIMIT_S
                     try:
-                        self._learn(await observer.observe(limit_s=limit_s))
+                        self.learn(await observer.observe(limit_s=limit_s))
                     except Exception as error:
                         self._tell(redacted(f"a look failed: {type(error).__name__}: {error}"))
                     await self._pause(time.monotonic() - began_s)
@@ -124,7 +124,8 @@ class Watch:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wanted.wait(), max(0.0, self.interval_s - took_s - GAP_MIN_S))
 
-    def _learn(self, state: ClusterState) -> None:
+    def learn(self, state: ClusterState) -> None:
+        """Make it the newest look, with all that follows from it; whoever waits for one goes on."""
         status = assess(state, self.inventory.settings, self._history)
         now_s = state.observed_at_s
         self._history = status.history
