@@ -1,7 +1,8 @@
 """HAProxy's agent-check: a line with a node's name comes in, a line with its state and weight goes out.
 
 http://docs.haproxy.org/2.6/configuration.html#5.2-agent-check has the protocol. What one answer sets the
-next one undoes, so that a server can always come back: `up ready 100%`, `up drain`, `down#why`.
+next one undoes, so that a server can always come back: `up ready 100%`, `up drain`, `down #why`. Without the
+space before the sign HAProxy 2.6 takes the word for an error, and the server stays as it was.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ def state_line(role: str, name: str, seen: Seen | None) -> str:
     """The answer of the agent for one node, without the end of the line."""
     found = answer(role, name, seen, Limits())
     if seen is None:
-        return "down#stale"
+        return "down #stale"
     if ROLES[role] == "primary":
-        return "up ready 100%" if found.yes else "down#not_the_primary"
+        return "up ready 100%" if found.yes else "down #not_the_primary"
     view = view_of(name, seen)
     if found.yes:
         return f"up ready {min(view.weight, WEIGHT_MAX)}%"
-    return "up drain" if view.fitness in _DRAIN else f"down#{view.fitness}"
+    return "up drain" if view.fitness in _DRAIN else f"down #{view.fitness}"
 
 
 class Agent:
@@ -61,7 +62,7 @@ class Agent:
         role = role.strip() or "replica"
         found = self._places.node(path.split("/"))
         if found is None or role not in ROLES:
-            return "down#unknown_name"
+            return "down #unknown_name"
         watch, name = found
         return state_line(role, name, watch.current)
 

@@ -60,10 +60,8 @@ class Connections(web.Server):
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         """Count it, and set its end."""
         super().connection_made(handler, transport)
-        if len(self.connections) > CONNECTIONS_MAX:
-            transport.abort()
-        else:
-            self._running.call_later(CONNECTION_LIMIT_S, transport.abort)
+        limit_s = CONNECTION_LIMIT_S if len(self.connections) <= CONNECTIONS_MAX else 0.0
+        self._running.call_later(limit_s, transport.abort)
 
 
 def closing(response: web.Response) -> web.Response:

@@ -28,7 +28,6 @@ INTERVAL_S = 1.0
 LOOK_LIMIT_S = 2.0
 FIRST_LOOK_LIMIT_S = 5.0
 GAP_MIN_S = 0.25  # between two looks, however fresh they are asked for
-STALE_INTERVALS = 3  # a look is too old to say what a node is after so many intervals, and the limit of one
 SAVE_EVERY_S = 60.0
 LEFT_MAX = 100  # looks that wait to be written down
 
@@ -82,8 +81,11 @@ class Watch:
 
     @property
     def stale_after_s(self) -> float:
-        """From this age on a look says of no node that it is fit for anything."""
-        return STALE_INTERVALS * self.interval_s + LOOK_LIMIT_S
+        """From this age on a look says of no node that it is fit for anything.
+
+        A silent node can make a look take its limit, and the next one too: the first is that old by then.
+        """
+        return 2 * (self.interval_s + LOOK_LIMIT_S)
 
     @property
     def current(self) -> Seen | None:

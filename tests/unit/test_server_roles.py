@@ -248,20 +248,20 @@ def test_the_agent_gives_weights_drains_and_downs() -> None:
     nodes = (spec("pg1"), spec("pg2", weight=25), spec("pg3", weight=250))
     watch = look(watch_of(nodes=nodes, max_lag_s=3600, eject_after=1), *trio())
     assert [state_line("replica", n, watch.current) for n in ("pg1", "pg2", "pg3")] == [
-        "down#primary",
+        "down #primary",
         "up ready 25%",
         "up ready 100%",
     ]
     assert [state_line("primary", n, watch.current) for n in ("pg1", "pg2")] == [
         "up ready 100%",
-        "down#not_the_primary",
+        "down #not_the_primary",
     ]
     look(watch, *trio(pg2=replica("pg2", lsn=END - 32 * MIB), pg3=unreachable("pg3")))
     assert [state_line("replica", n, watch.current) for n in ("pg2", "pg3")] == [
         "up drain",
-        "down#unreachable",
+        "down #unreachable",
     ]
-    assert state_line("primary", "pg1", None) == state_line("replica", "pg2", None) == "down#stale"
+    assert state_line("primary", "pg1", None) == state_line("replica", "pg2", None) == "down #stale"
 
 
 def test_the_agent_knows_names_of_the_inventory_only() -> None:
@@ -285,9 +285,9 @@ def test_the_agent_knows_names_of_the_inventory_only() -> None:
         "one/pg2 replica\r\n": "up ready 100%",
         "two/pg1 primary": "up ready 100%",
         "db2 async": "up ready 100%",
-        "pg1 primary": "down#unknown_name",
-        "x": "down#unknown_name",
-        "": "down#unknown_name",
-        "pg2 x": "down#unknown_name",
-        "a/b/c": "down#unknown_name",
+        "pg1 primary": "down #unknown_name",
+        "x": "down #unknown_name",
+        "": "down #unknown_name",
+        "pg2 x": "down #unknown_name",
+        "a/b/c": "down #unknown_name",
     }
