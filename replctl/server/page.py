@@ -168,8 +168,9 @@ def _figure(name: str, lags: list[int | None], limit_bytes: int, *, now: int | N
     said = f"now {'unknown' if now is None else format_bytes(now)}, at most {format_bytes(peak)}{said}"
     label = f"Lag of {name} over {format_duration(span_s)}: {said}"
     return (
-        f"<figure><figcaption><b>{_text(name)}</b><span>{_text(said)}</span>"
-        f'<span class="dim">{_text(format_duration(span_s))}</span></figcaption>'
+        f"<figure><figcaption><b>{_text(name)}</b>"
+        f'<span class="dim">{_text(format_duration(span_s))}</span>'
+        f'<span class="said">{_text(said)}</span></figcaption>'
         f'<svg viewBox="0 0 {CURVE_WIDTH} {CURVE_HEIGHT}" preserveAspectRatio="none" role="img"'
         f' aria-label="{_text(label)}">{_paths(values, top)}{limit}</svg></figure>'
     )

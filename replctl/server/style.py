@@ -41,6 +41,7 @@ tr:last-child td { border-bottom: 0; }
   gap: 16px; }
 figure { margin: 0; min-width: 0; }
 figcaption { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 12px; font-size: 13px; }
+.said { flex-basis: 100%; }
 svg { display: block; width: 100%; height: 64px; border-bottom: 1px solid var(--line); }
 .curve { fill: none; stroke: var(--curve); stroke-width: 1.5; vector-effect: non-scaling-stroke; }
 .area { fill: var(--fill); stroke: none; }

@@ -25,7 +25,7 @@ from replctl.pg.observe import Observer
 from replctl.server.curves import Curves
 
 INTERVAL_S = 1.0
-LOOK_LIMIT_S = 2.0
+LOOK_LIMIT_S = 2.5  # a little more than a node has to answer, by default
 FIRST_LOOK_LIMIT_S = 5.0
 GAP_MIN_S = 0.25  # between two looks, however fresh they are asked for
 SAVE_EVERY_S = 60.0
@@ -144,7 +144,7 @@ class Watch:
         self.curves.add(state.observed_at, {n.name: n.lag.lag_bytes for n in status.replicas})
         self.newest = Seen(status, snapshot)
         self.looks += 1
-        last, self._last = self._last, tuple((n.role, n.state, n.timeline, n.upstream) for n in status.nodes)
+        last, self._last = self._last, _gist(status)
         if last != self._last or time.monotonic() - self._saved_s >= SAVE_EVERY_S:
             self._leave()
         news, self._news = self._news, asyncio.Event()
@@ -173,6 +173,12 @@ class Watch:
         if sentence != self._told:
             self._told = sentence
             self._log(f"{self.name}: {sentence}")
+
+
+def _gist(status: ClusterStatus) -> tuple[object, ...]:
+    """What makes a look worth writing down at once when it is another."""
+    nodes = tuple((node.role, node.state, node.timeline, node.upstream) for node in status.nodes)
+    return nodes, status.state.cut_short
 
 
 def _remembered(origin: tuple[str, str, int] | None) -> Memory:
