@@ -315,7 +315,7 @@ MANAGERS = Query("managers", {14: _MANAGERS})
 READY = Query(
     "ready",
     {
-        14: """
+        14: f"""
 SELECT current_user::text AS role, pg_backend_pid() AS backend_pid,
   EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE n.nspname = 'replctl' AND c.relname = 'state') AS state_table,
