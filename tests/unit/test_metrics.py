@@ -93,7 +93,10 @@ def test_every_family_has_a_sample_in_some_state_and_prometheus_accepts_all_of_t
         "pg3",
         archiver=archiver,
         synchronous_standby_names="ANY 1 (pg2, pg3)",
-        slots=(slot("pg2"), slot("old", active=False, inactive_s=3.0, safe_wal_bytes=5)),
+        slots=(
+            slot("pg2"),
+            slot("old", active=False, inactive_s=3.0, safe_wal_bytes=5, confirmed_flush_lsn=END),
+        ),
     )
     nodes = trio(
         pg1=replace(first, settings={**first.settings, **keeping}),

@@ -185,6 +185,15 @@ RECEIVER_CONNECTED = _gauge("replctl_receiver_connected", _NODE, "Whether a repl
 RECEIVER_MESSAGE_AT = _gauge(
     "replctl_receiver_last_message_timestamp_seconds", _NODE, "When a receiver last heard of its upstream."
 )
+RECEIVER_FLUSHED = _gauge(
+    "replctl_receiver_flushed_bytes", _NODE, "Position up to which a receiver has flushed."
+)
+UPSTREAM_END = _gauge(
+    "replctl_receiver_upstream_end_bytes", _NODE, "Position that the upstream said it was at."
+)
+UPSTREAM_END_AT = _gauge(
+    "replctl_receiver_upstream_end_timestamp_seconds", _NODE, "When the upstream said so."
+)
 EXPECTED_CONNECTED = _gauge(
     "replctl_expected_connected", _NODE, "Whether a replica of the inventory has a walsender that was seen."
 )
@@ -197,6 +206,9 @@ SLOT_INFO = _info("replctl_slot", f"{_SLOT} slot_type synced temporary", "What a
 SLOT_ACTIVE = _gauge("replctl_slot_active", _SLOT, "Whether a slot has a consumer.")
 SLOT_RETAINED = _gauge("replctl_slot_retained_bytes", _SLOT, "WAL that a slot keeps.")
 SLOT_SAFE = _gauge("replctl_slot_safe_wal_bytes", _SLOT, "WAL that may come before a slot is in danger.")
+SLOT_CONFIRMED = _gauge(
+    "replctl_slot_confirmed_bytes", _SLOT, "Position that the consumer of a logical slot has confirmed."
+)
 SLOT_INACTIVE_SINCE = _gauge(
     "replctl_slot_inactive_since_timestamp_seconds", _SLOT, "Since when a slot has had no consumer (17+)."
 )
@@ -206,7 +218,9 @@ SLOT_WAL_STATUS = _gauge(
 SLOT_UNUSABLE = _gauge("replctl_slot_unusable", _SLOT, "Whether a slot has lost WAL, or was invalidated.")
 
 SLOT_KEEP_MAX = _gauge(
-    "replctl_slot_wal_keep_max_bytes", _NODE, "max_slot_wal_keep_size; absent where slots may keep everything."
+    "replctl_slot_wal_keep_max_bytes",
+    _NODE,
+    "max_slot_wal_keep_size; absent where slots may keep everything.",
 )
 
 # ---- the archive

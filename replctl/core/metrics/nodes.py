@@ -80,7 +80,11 @@ def _replica(node: NodeStatus, facts: NodeFacts, of: tuple[str, str]) -> Found:
         yield f.UPSTREAM_INFO, (*of, node.upstream), 1
     yield f.RECEIVER_CONNECTED, of, _receives(facts)
     if facts.receiver is not None:
-        yield f.RECEIVER_MESSAGE_AT, of, moment(facts, facts.receiver.last_message_age_s)
+        receiver = facts.receiver
+        yield f.RECEIVER_MESSAGE_AT, of, moment(facts, receiver.last_message_age_s)
+        yield f.RECEIVER_FLUSHED, of, receiver.flushed_lsn
+        yield f.UPSTREAM_END, of, receiver.latest_end_lsn
+        yield f.UPSTREAM_END_AT, of, moment(facts, receiver.latest_end_age_s)
     synced = node.sync_state
     yield f.SYNC_REPLICA, of, None if synced is None else synced in ("sync", "quorum")
 

@@ -28,6 +28,7 @@ def _slot(facts: NodeFacts, slot: Slot, of: tuple[str, str, str]) -> Found:
     yield f.SLOT_ACTIVE, of, slot.active
     yield f.SLOT_RETAINED, of, slot.retained_bytes
     yield f.SLOT_SAFE, of, slot.safe_wal_bytes
+    yield f.SLOT_CONFIRMED, of, slot.confirmed_flush_lsn
     yield f.SLOT_INACTIVE_SINCE, of, moment(facts, slot.inactive_s)
     if slot.wal_status is not None:
         for wal_status in WAL_STATUSES:
