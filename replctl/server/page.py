@@ -191,6 +191,7 @@ def _height(lag: int, top: int) -> float:
 
 def _paths(values: Sequence[int | None], top: int) -> str:
     """A line and the area below it for each stretch without a gap."""
+    values = [*values, *values] if len(values) == 1 else values
     step = CURVE_WIDTH / max(1, len(values) - 1)
     runs: list[list[str]] = [[]]
     for number, lag in enumerate(values):

@@ -25,7 +25,7 @@ from replctl.pg.observe import Observer
 from replctl.server.curves import Curves
 
 INTERVAL_S = 1.0
-LOOK_LIMIT_S = 2.5  # a little more than a node has to answer, by default
+LOOK_LIMIT_S = 3.0  # more than a node has to answer by default, so that the reason is its own
 FIRST_LOOK_LIMIT_S = 5.0
 GAP_MIN_S = 0.25  # between two looks, however fresh they are asked for
 SAVE_EVERY_S = 60.0

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.live
 
 # So that a test does not wait for what it does not test.
 QUICK = {"hold_s": 0, "readmit_after": 1, "eject_after": 1, "max_lag_s": 60, "readmit_lag_s": 30}
-STALE_S = 2 * (0.3 + 2.5)  # with --interval 0.3
+STALE_S = 2 * (0.3 + 3)  # with --interval 0.3
 FAST = ("--interval", "0.3")
 SECRET = "correct-horse-battery"
 
