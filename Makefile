@@ -57,6 +57,8 @@ bench: venv-test
 	$(PY) -m benchmarks.lag_cases
 	$(PY) -m benchmarks.routing
 	$(PY) -m benchmarks.adapters_psycopg
+	$(PY) -m benchmarks.metrics
+	$(PY) -m benchmarks.serve
 	@echo "docs/benchmarks.md holds the tables"
 
 docs: venv-test
