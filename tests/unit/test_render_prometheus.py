@@ -22,7 +22,8 @@ from replctl.core.thresholds import THRESHOLD_KEYS
 from replctl.render.alerts import Alert, Record
 from replctl.render.prometheus import render
 from tests.promql import asked
-from tests.promtool import accept_metrics, accept_rules, fire_just
+from tests.promtool import accept_metrics, accept_rules, fire_just, promtool
+from tests.support import ROOT
 from tests.unit.builders import (
     END,
     NOW,
@@ -118,6 +119,13 @@ def test_the_file_reads_as_the_rules_it_was_made_from(tmp_path: Path) -> None:
         }
         for severity, limit in (("warning", 30), ("critical", 300))
     ]
+
+
+def test_the_example_of_a_configuration_is_accepted_with_rendered_rules(tmp_path: Path) -> None:
+    (tmp_path / "prometheus.yml").write_text((ROOT / "examples" / "prometheus.yml").read_text())
+    (tmp_path / "replctl.rules.yml").write_text(render([settings()]).text)
+    done = promtool("check", "config", str(tmp_path / "prometheus.yml"))
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # ---- thresholds
