@@ -1,4 +1,4 @@
-"""`render-prometheus` and `render-grafana` as commands: printed, written, compared, never over another file."""
+"""`render-prometheus` and `render-grafana` as commands: printed, written, compared, refused."""
 
 from __future__ import annotations
 
