@@ -19,7 +19,7 @@ from replctl.core.report import Report, reported
 from replctl.core.routing import Memory, Snapshot, advance, choose_writer, make_snapshot
 from replctl.core.status import ClusterStatus, assess
 from replctl.inventory import Inventory
-from replctl.journal import Background, load_history, redacted, save_history
+from replctl.journal import Background, StateFile, load_history, redacted, save_history
 from replctl.noticed import leave_changes
 from replctl.pg.observe import Observer
 from replctl.server.curves import Curves
@@ -29,6 +29,7 @@ LOOK_LIMIT_S = 3.0  # more than a node has to answer by default, so that the rea
 FIRST_LOOK_LIMIT_S = 5.0
 GAP_MIN_S = 0.25  # between two looks, however fresh they are asked for
 SAVE_EVERY_S = 60.0
+NEWEST = "newest"  # the file of the newest timeline that any node has ever shown
 LEFT_MAX = 100  # looks that wait to be written down
 
 Log = Callable[[str], object]
@@ -65,7 +66,8 @@ class Watch:
         self.looks = 0
         self._log = log
         self._history = load_history(self.name)
-        self._memory = _remembered(self._history.origin)
+        self._newest = StateFile(self.name, NEWEST)
+        self._memory = _remembered(self._newest)
         self._wanted = asyncio.Event()
         self._news = asyncio.Event()
         self._disk = Background(self._remember)
@@ -161,6 +163,7 @@ class Watch:
         if not self._left:  # dropped while the disk hung
             return
         status = self._left.popleft()
+        _keep_newest(self._newest, self._memory)
         failovers = leave_changes(status)
         self.failovers = self.failovers if failovers is None else failovers
         if save_history(self.name, status.history):
@@ -181,6 +184,19 @@ def _gist(status: ClusterStatus) -> tuple[object, ...]:
     return nodes, status.state.cut_short
 
 
-def _remembered(origin: tuple[str, str, int] | None) -> Memory:
-    """What an earlier run saw last: a primary on an older timeline than that one is not believed."""
-    return Memory() if origin is None else Memory(system=origin[0], newest=origin[2])
+def _remembered(file: StateFile) -> Memory:
+    """What earlier runs saw: a primary on an older timeline than that is not believed."""
+    document = file.read()
+    system, newest = document.get("system"), document.get("newest")
+    known = isinstance(system, str) and isinstance(newest, int)
+    return Memory(system=system, newest=newest or 0) if known else Memory()
+
+
+def _keep_newest(file: StateFile, memory: Memory) -> None:
+    """Leave the newest timeline for later runs. It only grows, unless the cluster has become another one."""
+    before = _remembered(file)
+    if memory.system is None or (before.system == memory.system and before.newest >= memory.newest):
+        return
+    with file.locked() as held:
+        if held:
+            file.write({"system": memory.system, "newest": memory.newest})

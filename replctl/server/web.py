@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 from aiohttp import web
 
@@ -30,6 +31,7 @@ WAIT_LIMIT_S = 6.0  # for a look as fresh as asked; Prometheus gives up after te
 SHOWS = ("GET", "HEAD")
 TELLS = ("GET", "HEAD", "OPTIONS")
 Log = Callable[[str], object]
+T = TypeVar("T")
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not a mistake of ours
@@ -61,7 +63,7 @@ class Site:
         self._max_age_s = max_age_s
         self._log = log
         self._access = access
-        self._made: dict[str, tuple[list[Seen], bytes]] = {}
+        self._made: dict[str, tuple[list[Seen], Any]] = {}
         self._shown = {
             "/": self._page,
             "/metrics": self._metrics,
@@ -98,6 +100,8 @@ class Site:
     # ---- yes or no
 
     def _tell(self, path: str, request: web.BaseRequest) -> web.Response:
+        if not path.startswith("/"):  # an address elsewhere, or `*`
+            raise Refused(404, "no such path: it begins with /")
         *place, role = path.split("/")[1:]
         role = role or "primary"  # as Patroni takes the root
         found = self._places.node(place)
@@ -151,7 +155,7 @@ class Site:
     async def _metrics(self, request: web.BaseRequest) -> Body:
         seen = await self._seen(request, self._chosen(request))
         form = _format(request)
-        content = self._cached(f"metrics {form}", seen, lambda: render(self._samples(seen), form))
+        content = self._cached(f"metrics {form}", seen, lambda: render(self._samples(seen), form).encode())
         return Body(content=content, kind=CONTENT_TYPES[form], headers={"Vary": "Accept"})
 
     async def _probe(self, request: web.BaseRequest) -> Body:
@@ -161,13 +165,14 @@ class Site:
         watch, name = found
         form = _format(request)
         seen = await self._seen(request, [watch])
-        text = render(_of_node(self._samples(seen), name), form)
+        samples = self._cached(f"samples {watch.name}", seen, lambda: self._samples(seen))
+        text = render(_of_node(samples, name), form)
         return Body(content=text.encode(), kind=CONTENT_TYPES[form], headers={"Vary": "Accept"})
 
     async def _status(self, request: web.BaseRequest) -> Body:
         seen = await self._seen(request, self._chosen(request))
         content = self._cached(
-            "status", seen, lambda: to_json(status_document([one.report for one in seen])) + "\n"
+            "status", seen, lambda: (to_json(status_document([one.report for one in seen])) + "\n").encode()
         )
         return Body(content=content, kind="application/json", headers={})
 
@@ -207,14 +212,14 @@ class Site:
         )
         return collect([one.report for one in seen], run)
 
-    def _cached(self, what: str, seen: list[Seen], make: Callable[[], str]) -> bytes:
+    def _cached(self, what: str, seen: list[Seen], make: Callable[[], T]) -> T:
         """What was made from these very looks, made once."""
         before = self._made.get(what)
         if before is not None and before[0] == seen:
-            return before[1]
-        content = make().encode()
-        self._made[what] = (seen, content)
-        return content
+            return cast(T, before[1])
+        made = make()
+        self._made[what] = (seen, made)
+        return made
 
 
 def _is_check_of_the_root(path: str, request: web.BaseRequest) -> bool:

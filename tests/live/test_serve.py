@@ -130,7 +130,7 @@ def test_a_fenced_primary_is_no_primary(lab: Lab) -> None:
         assert server.ask("/pg1/primary").json["reason"] == "no node answers as primary"
 
 
-def test_of_two_primaries_on_one_timeline_none_is_and_a_stale_one_never(lab: Lab) -> None:
+def test_a_stale_primary_is_none_and_a_later_run_knows_that_too(lab: Lab) -> None:
     with Serve(inventory_of(lab), *FAST) as server:
         lab.kill("pg1")
         server.wait_code("/pg1/primary", 503)

@@ -74,8 +74,8 @@ def test_paths_are_names_and_not_files(server: Serve) -> None:
         "/pg1/metrics",
     )
     assert {path: server.ask(path).code for path in tricks} == dict.fromkeys(tricks, 404)
-    # A proxy's request for somewhere else is answered for the path that is here, or not at all.
-    assert server.raw(b"GET http://evil.example/x HTTP/1.1\r\nHost: a\r\n\r\n").split(b" ")[1] == b"404"
+    for elsewhere in (b"GET http://evil.example/pg1/primary", b"OPTIONS *", b"GET http://localhost/metrics"):
+        assert server.raw(elsewhere + b" HTTP/1.1\r\nHost: a\r\n\r\n").split(b" ")[1] == b"404"
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "TRACE", "PROPFIND"])

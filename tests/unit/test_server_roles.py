@@ -9,18 +9,17 @@ from typing import Any
 
 import pytest
 
-from replctl.core.lag import LagHistory, Mark
 from replctl.core.model import FENCE_NAME, Cause, Lsn, Observation
 from replctl.core.settings import RoutingSettings
 from replctl.inventory import Inventory
-from replctl.journal import save_history
+from replctl.journal import StateFile
 from replctl.server.agent import Agent, state_line
 from replctl.server.places import Places
 from replctl.server.roles import ROLES, Limits, answer, limits_of
-from replctl.server.watch import Watch
+from replctl.server.watch import NEWEST, Watch
+from tests.support import wait_until
 from tests.unit.builders import (
     END,
-    SYSTEM_IDENTIFIER,
     primary,
     receiver,
     replica,
@@ -153,11 +152,13 @@ def test_the_promoted_one_is_the_primary_once_it_has_gone_on_and_the_old_one_nev
 
 
 def test_a_run_that_comes_after_a_failover_does_not_believe_the_old_primary() -> None:
-    seen = LagHistory(origin=(SYSTEM_IDENTIFIER, "pg2", 2), marks=(Mark(1.0, 2.0, Lsn(END)),))
-    assert save_history("orders", seen)
-    watch = look(watch_of(), primary("pg1"), unreachable("pg2"), without_receiver("pg3"))
+    new, alone = primary("pg2", timeline=2), (primary("pg1"), unreachable("pg2"), without_receiver("pg3"))
+    earlier = look(look(watch_of(), unreachable("pg1"), new, without_receiver("pg3")), *alone)
+    wait_until(lambda: StateFile("orders", NEWEST).read().get("newest") == 2, "it is kept")
+    assert "primary" not in yes(earlier, "pg1")
 
-    assert "primary" not in yes(watch, "pg1")
+    assert "primary" not in yes(look(watch_of(), *alone), "pg1")
+    assert "primary" in yes(look(watch_of("another"), *alone), "pg1")
 
 
 def test_a_node_of_another_cluster_is_nothing() -> None:
