@@ -60,6 +60,8 @@ bench: venv-test
 	$(PY) -m benchmarks.adapters_psycopg
 	$(PY) -m benchmarks.render
 	$(PY) -m benchmarks.proxies
+	$(PY) -m benchmarks.metrics
+	$(PY) -m benchmarks.serve
 	@echo "docs/benchmarks.md holds the tables"
 
 docs: venv-test

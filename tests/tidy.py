@@ -79,7 +79,8 @@ class Layer:
 
 
 BELOW_CLI = (
-    "adapters cluster controller core display errors files inventory journal lab pg proxies render server"
+    "adapters cluster controller core display errors files inventory journal lab noticed pg proxies render"
+    " server"
 )
 EVERY_LAYER = f"{BELOW_CLI} cli"
 
@@ -94,6 +95,8 @@ LAYERS = {
     "core": _layer(""),
     "inventory": _layer("core errors", "tomli_w"),
     "journal": _layer("core errors"),
+    "noticed": _layer("core journal"),
+    "webhook": _layer(""),  # a program of its own, run as a hook
     "pg": _layer("core errors inventory", "psycopg"),
     "controller": _layer("core errors inventory journal pg proxies render"),
     "controller.run": _layer("core errors"),  # the same loop runs on servers and on a simulated cluster

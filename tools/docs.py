@@ -21,13 +21,14 @@ from typing import Any
 from typer.main import get_command
 
 from replctl.inventory import reference as inventory
-from tools import checks, refusals, routing
+from tools import checks, metrics, refusals, routing
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "commands.md"
 GUIDE = ROOT / "docs" / "inventory.md"
 CHECKS = ROOT / "docs" / "checks.md"
 ROUTING = ROOT / "docs" / "routing.md"
+METRICS = ROOT / "docs" / "metrics.md"
 FAILOVER = ROOT / "docs" / "failover.md"
 EXAMPLE = ROOT / "inventory.example.toml"
 WIDTH = 80
@@ -117,6 +118,7 @@ def generated() -> dict[Path, str]:
     guide = inventory.document(shown.pop(GUIDE, texts[GUIDE]))
     listed = checks.document(shown.pop(CHECKS, texts[CHECKS]))
     routed = routing.document(shown.pop(ROUTING, texts[ROUTING]))
+    measured = metrics.document(shown.pop(METRICS, texts[METRICS]))
     failover = refusals.document(shown.pop(FAILOVER, texts[FAILOVER]))
     return {
         REFERENCE: reference(),
@@ -124,6 +126,7 @@ def generated() -> dict[Path, str]:
         EXAMPLE: inventory.example(),
         CHECKS: listed,
         ROUTING: routed,
+        METRICS: measured,
         FAILOVER: failover,
         **shown,
     }

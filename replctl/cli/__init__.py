@@ -57,6 +57,18 @@ COMMANDS: tuple[Entry, ...] = (
         help="Show what happened, and each failover step by step.",
     ),
     Entry(
+        name="metrics",
+        section="See",
+        target="replctl.cli.metrics:metrics",
+        help="Print metrics for Prometheus once, or write them to a file.",
+    ),
+    Entry(
+        name="serve",
+        section="See",
+        target="replctl.cli.serve:serve",
+        help="Serve metrics, role endpoints, the status and a page.",
+    ),
+    Entry(
         name="failover",
         section="Act",
         target="replctl.cli.failover:failover",
@@ -133,6 +145,18 @@ COMMANDS: tuple[Entry, ...] = (
         section="Set up",
         target="replctl.cli.render_systemd:render_systemd",
         help="Print systemd units for the controller, checks and proxies.",
+    ),
+    Entry(
+        name="render-prometheus",
+        section="Set up",
+        target="replctl.cli.render_monitoring:render_prometheus",
+        help="Print alert rules with the inventory's thresholds.",
+    ),
+    Entry(
+        name="render-grafana",
+        section="Set up",
+        target="replctl.cli.render_monitoring:render_grafana",
+        help="Print a dashboard for Grafana.",
     ),
     Entry(
         name="lab",

@@ -29,10 +29,12 @@ def events(
     last: Annotated[int, typer.Option("--last", min=1, help="So many events at most.")] = 50,
     output: OutputOption = Output.TABLE,
     json: JsonOption = False,
+    lines: Annotated[bool, typer.Option("--lines", help="One JSON document for each event.")] = False,
 ) -> int:
-    """Show what happened, the newest last: changes that controllers saw, and failovers by their ID.
+    """Show what happened, the newest last: changes of role, timeline, upstream and state, and failovers.
 
-    Each machine keeps what ran on it. Nothing is decided from it.
+    Changes are what a controller saw, and what status, check, metrics and serve found to be another than an
+    earlier run had. Each machine keeps what ran on it, up to 2 MiB. Nothing is decided from it.
 
     Example: replctl events last
     """
@@ -41,6 +43,8 @@ def events(
     from replctl.journal import events_path, read_events
 
     form = chosen(output, json)
+    if lines and form is not Output.TABLE:
+        raise UsageError(f"--lines does not go with -o {form}")
     documents = []
     for one in load_all(inventory, cluster=cluster):
         name = one.settings.name
@@ -53,6 +57,9 @@ def events(
     columns = ["at", "id", "event", "node", "took_s", "message"]
     if run is not None and form is Output.TABLE:
         columns.remove("id")  # it is the same everywhere
+    if lines:
+        _print_lines(documents)
+        return 0
     if len(documents) > 1 and form in (Output.JSON, Output.YAML):
         from replctl.display.serialize import to_json, to_yaml
 
@@ -71,6 +78,16 @@ def events(
     return 0
 
 
+def _print_lines(documents: list[dict[str, Any]]) -> None:
+    """Every event of every cluster as one line, each by itself."""
+    from replctl.display.serialize import to_json
+
+    for document in documents:
+        for row in document["events"]:
+            whole = {"schema_version": 1, "cluster": document["cluster"], **row}
+            typer.echo(to_json(whole, one_line=True))
+
+
 def _row(event: dict[str, Any]) -> dict[str, Any]:
     from replctl.display.document import iso_time
 
@@ -83,6 +100,8 @@ def _row(event: dict[str, Any]) -> dict[str, Any]:
         "took_s": float(took_s) if isinstance(took_s, int | float) else None,
         "message": _text(event.get("message")) or "",
         "by": _text(event.get("by")),
+        "before": _text(event.get("before")),
+        "after": _text(event.get("after")),
     }
 
 

@@ -40,6 +40,7 @@ async def look(inventory: Inventory, *, limit_s: float, probe_s: float | None = 
     import asyncio
 
     from replctl.journal import load_history, save_history
+    from replctl.noticed import leave_changes
     from replctl.pg.observe import Observer
 
     name = inventory.settings.name
@@ -55,6 +56,7 @@ async def look(inventory: Inventory, *, limit_s: float, probe_s: float | None = 
             seen = reported(seen.status.with_seconds(found))
     # In a thread: another run may hold the lock for a while, and other clusters are being looked at.
     await asyncio.to_thread(save_history, name, seen.status.history)
+    await asyncio.to_thread(leave_changes, seen.status)
     return seen
 
 

@@ -153,8 +153,11 @@ async def _stream(
 @contextlib.asynccontextmanager
 async def _watching(inventories: list[Inventory], limit_s: float) -> AsyncIterator[list[Look]]:
     """A look per cluster on connections that stay open, each with the history of those before it."""
+    import asyncio
+
     from replctl.core.report import report
     from replctl.journal import load_history, save_history
+    from replctl.noticed import leave_changes
     from replctl.pg.observe import Observer
 
     histories = {i.settings.name: load_history(i.settings.name) for i in inventories}
@@ -169,6 +172,7 @@ async def _watching(inventories: list[Inventory], limit_s: float) -> AsyncIterat
                 state = await observer.observe(limit_s=limit_s)
                 seen = report(state, settings, histories[settings.name])
                 histories[settings.name] = seen.status.history
+                await asyncio.to_thread(leave_changes, seen.status)
                 return seen
 
             looks.append(look)

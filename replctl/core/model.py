@@ -114,6 +114,7 @@ class Slot:
     invalidation_reason: str | None = None  # 17+
     synced: bool = False  # 17+: kept in step from the primary, inactive by design
     failover: bool = False  # 17+
+    confirmed_flush_lsn: Lsn | None = None  # logical: up to where the consumer has confirmed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,6 +58,8 @@ def sender_for(
     Where it is known from elsewhere that the replica `streams_from_it`, the only row of its name is its own.
     """
     rows = [s for s in upstream.senders if s.state != "backup"]
+    if not rows:
+        return None
     slot = replica.primary_slot_name
     by_slot = [s for s in rows if s.slot_name and s.slot_name == slot]
     if len(by_slot) == 1:

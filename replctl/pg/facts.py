@@ -154,7 +154,8 @@ def _sender(item: Row) -> Sender:
 
 
 def _slot(item: Row) -> Slot:
-    return Slot(**{**item, "restart_lsn": _lsn(item["restart_lsn"]), "synced": bool(item.get("synced"))})
+    positions = {key: _lsn(item[key]) for key in ("restart_lsn", "confirmed_flush_lsn")}
+    return Slot(**{**item, **positions, "synced": bool(item.get("synced"))})
 
 
 def _controller(item: Row) -> ControllerSession | None:

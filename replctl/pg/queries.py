@@ -160,6 +160,7 @@ SELECT
   (SELECT json_agg(json_build_object(
       'name', p.slot_name, 'kind', p.slot_type, 'active', p.active, 'active_pid', p.active_pid,
       'temporary', p.temporary, 'restart_lsn', {_BYTES.format("p.restart_lsn")},
+      'confirmed_flush_lsn', {_BYTES.format("p.confirmed_flush_lsn")},
       'retained_bytes',
         greatest(0, pg_wal_lsn_diff(coalesce(wal.written, wal.received), p.restart_lsn))::bigint,
       'wal_status', p.wal_status, 'safe_wal_bytes', p.safe_wal_size{slot_columns}))

@@ -142,6 +142,8 @@ def test_runs_side_by_side_disturb_nobody(shared_lab, state):
         "lab.alerts.lock",
         "lab.lag.json",
         "lab.lag.lock",
+        "lab.seen.json",
+        "lab.seen.lock",
     ]
 
 

@@ -33,6 +33,7 @@ pytestmark = [pytest.mark.live, pytest.mark.lab(replicas=1)]
 
 NOISE_S = 0.3
 LAG_FILE = "lab.lag.json"
+STATE_FILES = [LAG_FILE, "lab.lag.lock", "lab.seen.json", "lab.seen.lock"]
 HALF_A_RECORD = "SELECT pg_logical_emit_message(true, 'test', repeat('x', 12000))"
 WRITTEN = "SELECT pg_current_wal_lsn()::text"
 REPLAYED = "SELECT pg_last_wal_replay_lsn()::text"
@@ -236,7 +237,7 @@ def test_ten_checks_at_once_leave_one_history_and_all_are_right(lab: Lab, state:
     # Rows came in all the time: runs that looked at different moments left marks of their own.
     assert len(history.marks) > 2
     assert [m.lsn for m in history.marks] == sorted({m.lsn for m in history.marks})
-    assert sorted(p.name for p in state.iterdir()) == [LAG_FILE, "lab.lag.lock"]
+    assert sorted(p.name for p in state.iterdir()) == STATE_FILES
 
 
 # ---- state files that cannot be used
@@ -327,7 +328,7 @@ def test_a_history_that_cannot_be_written_stays_as_it_was(
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("REPL OK")
     assert path.read_bytes() == before
-    assert sorted(p.name for p in state.iterdir()) == [LAG_FILE, "lab.lag.lock"]
+    assert sorted(p.name for p in state.iterdir()) == STATE_FILES
     assert took_s < 10
 
 

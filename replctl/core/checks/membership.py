@@ -269,11 +269,12 @@ def _expected_nodes(ctx: Context) -> Iterator[CheckResult]:
 )
 def _foreign_replicas(ctx: Context) -> Iterator[CheckResult]:
     ours = {(n.upstream, n.sender.pid) for n in ctx.status.replicas if n.sender is not None}
+    sending = [(node, facts) for node, facts in ctx.answering() if facts.senders]
     for replica, facts in ctx.answering():
-        for node, upstream in ctx.answering():
-            # Also what an earlier upstream has not noticed to be gone.
+        # Also what an earlier upstream has not noticed to be gone.
+        for node, upstream in sending if replica.role is Role.REPLICA else ():
             row = sender_for(upstream, facts, ctx.status.settings)
-            if replica.role is Role.REPLICA and row is not None:
+            if row is not None:
                 ours.add((node.name, row.pid))
     silent = {n.spec.application_name for n in ctx.status.nodes if not n.reachable}
     foreign = False
