@@ -96,18 +96,16 @@ async def query(
     usable is raised as psycopg.Error.
     """
     task = asyncio.ensure_future(_fetch(connection, text, prepare))
+    task.add_done_callback(_retrieved)
     try:
         done, _ = await asyncio.wait({task}, timeout=timeout_s)
-    except asyncio.CancelledError:
-        # Not cancelled itself: psycopg would ask the server to, and wait for the answer.
-        shut(connection)
-        with contextlib.suppress(BaseException):
-            await task
-        raise
+    finally:
+        if not task.done():
+            shut(connection)
+            # Never `await task`, which a cancellation of ours that comes now would cancel too: psycopg then
+            # asks the server, which may be frozen, to cancel, and waits five seconds for its answer.
+            await asyncio.wait({task})
     if not done:
-        shut(connection)
-        with contextlib.suppress(psycopg.Error, OSError):
-            await task
         await close(connection)
         raise NodeError(Cause.TIMEOUT, f"connected, but no answer to a query within {timeout_s:g} s")
     try:
@@ -137,6 +135,12 @@ def shut(connection: AsyncConnection[DictRow]) -> None:
 async def _fetch(connection: AsyncConnection[DictRow], text: str, prepare: bool) -> list[DictRow]:
     cursor = await connection.execute(text.encode(), prepare=prepare)
     return await cursor.fetchall() if cursor.description else []
+
+
+def _retrieved(task: asyncio.Task[list[DictRow]]) -> None:
+    """Its error has been seen, else asyncio would log one that nobody is left to be told."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _resolve(host: str) -> list[str]:

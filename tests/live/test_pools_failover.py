@@ -18,7 +18,7 @@ from replctl.inventory import load_one
 from replctl.lab import Lab
 from replctl.pg.monitor import Monitor
 from tests.live.failover_support import GRACES, Auto, ask, value, wait_streaming, write_inventory
-from tests.live.pools_support import APP, KEYS, name_of
+from tests.live.pools_support import APP, KEYS, port_of
 from tests.support import wait_until
 
 pytestmark = [pytest.mark.live, pytest.mark.lab(sync="ANY 1")]
@@ -34,7 +34,8 @@ class Shop:
     """Writers that go on until told to stop, and what they met with."""
 
     def __init__(self, lab: Lab) -> None:
-        self.lab = lab
+        # Asked once: the lab looks through every process of the machine each time.
+        self.names = {node.port: name for name, node in lab.nodes.items()}
         self.stop = threading.Event()
         self.acknowledged: list[tuple[float, int, str]] = []  # when (monotonic), what, by which node
         self.raised: list[BaseException] = []
@@ -53,7 +54,7 @@ class Shop:
                 scope = pools.monitor.new_scope(keys=KEYS)
                 with pools.connection(scope=scope) as connection:
                     connection.execute(SELL, (n,))
-                    node = name_of(self.lab, connection)
+                    node = self.names[port_of(connection)]
                 self.acknowledged.append((time.monotonic(), n, node))
                 with pools.connection(read=True, scope=scope) as connection:
                     row = connection.execute("SELECT count(*) FROM sold WHERE n = %s", (n,)).fetchone()
@@ -72,7 +73,7 @@ class Shop:
                 scope = pools.monitor.new_scope(keys=KEYS)
                 async with pools.connection(scope=scope) as connection:
                     await connection.execute(SELL, (n,))
-                    node = name_of(self.lab, connection)
+                    node = self.names[port_of(connection)]
                 self.acknowledged.append((time.monotonic(), n, node))
                 async with pools.connection(read=True, scope=scope) as connection:
                     cursor = await connection.execute("SELECT count(*) FROM sold WHERE n = %s", (n,))

@@ -27,8 +27,8 @@ pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.lab(replicas=2, sy
 
 WRITERS = 4
 PAUSE_S = 0.005
-# From the promotion on. A frozen primary usually costs less than a second too, but up to six have been seen.
-RECOVERY_LIMIT_S = {"kill": 2.0, "freeze": 10.0}
+RECOVERY_LIMIT_S = 2.0  # from the promotion on
+NUMBER = "split_part(text, ' ', 2)::int"
 TOLD = {NodeSwitched, TransactionOutcomeUnknown}
 
 
@@ -137,17 +137,18 @@ def test_a_failover_under_load_is_short_and_loses_nothing(lab: Lab, kind: str, h
         recovered_s = next(at_s for at_s, _ in list(ledger.rows) if at_s > promoted_s)
         ledger.wait_for_more("it goes on")
         auto.wait_for("done")
+        newest = next(ledger.seen)
         if how == "freeze":
             lab.thaw("pg1")
         else:
             lab.start("pg1")  # as it was: on the older timeline
-        before = ask(lab, "pg1", "SELECT count(*) FROM note")
         ledger.wait_for_more("it writes beside the old primary")
-        assert ask(lab, "pg1", "SELECT count(*) FROM note") == before
+        # Commits that it was frozen in may come to light there later: they are not meant.
+        assert value(lab, "pg1", f"SELECT count(*) FROM note WHERE {NUMBER} > {newest}") == 0
 
     kept = {text for (text,) in ask(lab, new, "SELECT text FROM note")}
     assert {text for _, text in ledger.rows} - kept == set()
     # There may be none: what begins meanwhile waits for the new primary.
     assert set(ledger.errors) - TOLD == set()
-    assert recovered_s - promoted_s < RECOVERY_LIMIT_S[how]
+    assert recovered_s - promoted_s < RECOVERY_LIMIT_S
     print(f"recovered {recovered_s - promoted_s:.3f} s after the promotion; {dict(ledger.errors)}")
