@@ -8,10 +8,13 @@ from typing import Any
 from replctl.core.model import Cause, NodeFacts
 from replctl.core.status import ClusterStatus, NodeState
 from replctl.lab import Lab
+from tests.live.failover_support import value
 from tests.live.looks import Address, Looks, addresses, inventory
+from tests.support import wait_until
 
 LIMITS: dict[str, Any] = {"connect_timeout_s": 1, "query_timeout_s": 1}
 DEADLINE_S = 3.0  # what one node may cost at most: to connect, to ask, to ask again
+BEHIND = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn IS DISTINCT FROM pg_current_wal_lsn()"
 SLACK_S = 4.0  # of a busy machine
 HEALTHY = {"pg1": NodeState.PRIMARY, "pg2": NodeState.STREAMING, "pg3": NodeState.STREAMING}
 
@@ -20,6 +23,7 @@ def look_at(lab: Lab, bad: Address | dict[str, Any], **connection: Any) -> tuple
     """Look at a healthy cluster with one bad node. Returns what is said of it; all else is asserted here."""
     node = bad if isinstance(bad, dict) else {"host": bad[0], "port": bad[1]}
     nodes: dict[str, Any] = {**addresses(lab), "bad": node | connection}
+    wait_until(lambda: value(lab, "pg1", BEHIND) == 0, "nothing is left of what other tests wrote")
     with Looks(inventory(nodes, **LIMITS)) as looks:
         began_s = time.monotonic()
         found = looks.status()

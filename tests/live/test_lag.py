@@ -293,6 +293,7 @@ def test_a_replica_fed_from_the_archive_is_as_late_as_its_last_segment(scene: Sc
     scene.watch.follow(1)
     scene.writer.rest()
     with archive_only(scene.lab, "pg2"):
+        scene.watch.look()  # nobody looked while it restarted
         scene.writer.resume()
         scene.writer.pad_bytes = 200_000
         scene.watch.follow_until(lambda look: look["pg2"].least_s > 0, "a row is missing")
