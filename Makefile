@@ -19,7 +19,7 @@ SEEDS ?= 10000
 FROM ?=
 
 PY := .venv/bin/python
-PYTEST := $(PY) -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test live campaign lint bench docs clean venv-lab venv-test

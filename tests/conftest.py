@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import tempfile
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -51,6 +52,14 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, usual)
     # No ~/.pgpass, ~/.postgresql or ~/.config of the user's, and nothing left behind in his home.
     config.stash[_home] = os.environ["HOME"] = tempfile.mkdtemp(prefix="replctl-test-home-")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first, so that no process is left with it when the others have ended."""
+    marks: dict[Path, set[str]] = {}
+    for item in items:
+        marks.setdefault(item.path, set()).update(mark.name for mark in item.iter_markers())
+    items.sort(key=lambda item: ("slow" not in marks[item.path], "live" not in marks[item.path]))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from psycopg import sql
 
@@ -49,8 +50,11 @@ _LEDGER_SQL = (
 )
 
 
-def build(layout: Layout, reservation: Reservation) -> None:
-    """Build and start every server; returns when all replicas stream. Raises LabError."""
+def build(layout: Layout, reservation: Reservation, template: Path | None = None) -> None:
+    """Build and start every server; returns when all replicas stream. Raises LabError.
+
+    `template` keeps what initdb made of a primary for later labs; they have one system identifier then.
+    """
     account = account_named(layout.account)
     primary = next(s for s in layout.servers if s.upstream is None and not s.witness)
     witnesses = [s for s in layout.servers if s.witness]
@@ -60,7 +64,8 @@ def build(layout: Layout, reservation: Reservation) -> None:
         home.mkdir()
         give(home, account, 0o700)
         _write(layout, plan, "node.conf", _node_conf(plan), account)
-    _at_once(lambda plan: _initialize(layout, plan, account), [primary, *witnesses])
+    made = None if template is None else template / layout.version
+    _at_once(lambda p: _initialize(layout, p, account, made if p is primary else None), [primary, *witnesses])
     _at_once(lambda plan: _copy(layout, primary, plan, account), replicas)
     waiting = [primary, *witnesses]
     while waiting:
@@ -80,30 +85,46 @@ def _at_once(work: Callable[[ServerPlan], None], plans: Iterable[ServerPlan]) ->
             future.result()
 
 
-def _initialize(layout: Layout, plan: ServerPlan, account: Account | None) -> None:
-    """initdb, settings, roles."""
-    data = str(layout.data_directory(plan.name))
+def _initialize(layout: Layout, plan: ServerPlan, account: Account | None, made: Path | None) -> None:
+    """A data directory with roles and settings, or a copy of one that was made before."""
+    data = layout.data_directory(plan.name)
+    if made is not None and made.exists():
+        _copy_files(made, data, account)
+    else:
+        _initdb(layout, data, account)
+        if made is not None:
+            give(made.parent, account, 0o700)
+            _copy_files(data, made, account)
+    with (data / "postgresql.conf").open("a") as file:
+        file.write(_shared_conf(layout, witness=plan.witness))
+
+
+def _initdb(layout: Layout, data: Path, account: Account | None) -> None:
     program = layout.bin_directory
-    argv = [str(program / "initdb"), "-D", data, "--no-sync", "--no-instructions"]
+    argv = [str(program / "initdb"), "-D", str(data), "--no-sync", "--no-instructions"]
     argv += ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"]
     run(argv, account, timeout_s=_INITDB_TIMEOUT_S)
-    with (layout.data_directory(plan.name) / "postgresql.conf").open("a") as file:
-        file.write(_shared_conf(layout, witness=plan.witness))
     statements = list(_LEDGER_SQL)
     for name, role in ROLES.items():
         statements += grants.statements(layout.major, role, name)
     # -j: a statement ends at a semicolon and an empty line, not at the end of a line.
     text = "".join(f"{statement.rstrip().rstrip(';')};\n\n" for statement in statements)
-    argv = [str(program / "postgres"), "--single", "-j", "-D", data]
-    argv += ["-c", "exit_on_error=true", "-c", "fsync=off", "-c", "synchronous_standby_names=", "postgres"]
+    argv = [str(program / "postgres"), "--single", "-j", "-D", str(data)]
+    # Before the lab's own settings: this is small, and leaves no shared memory behind where it is killed.
+    argv += ["-c", "shared_buffers=16MB", "-c", "dynamic_shared_memory_type=mmap"]
+    argv += ["-c", "exit_on_error=true", "-c", "fsync=off", "postgres"]
     run(argv, account, timeout_s=_INITDB_TIMEOUT_S, input_text=text)
+
+
+def _copy_files(source: Path, target: Path, account: Account | None) -> None:
+    run(["cp", "-R", "-p", str(source), str(target)], account, timeout_s=_COPY_TIMEOUT_S)
 
 
 def _copy(layout: Layout, primary: ServerPlan, plan: ServerPlan, account: Account | None) -> None:
     """Make a replica of the primary, which does not run yet."""
     assert plan.upstream is not None
-    source, target = layout.data_directory(primary.name), layout.data_directory(plan.name)
-    run(["cp", "-R", "-p", str(source), str(target)], account, timeout_s=_COPY_TIMEOUT_S)
+    target = layout.data_directory(plan.name)
+    _copy_files(layout.data_directory(primary.name), target, account)
     conninfo = primary_conninfo(layout, plan.name, plan.upstream)
     with (target / "postgresql.auto.conf").open("a") as file:
         file.write(f"primary_conninfo = '{conninfo}'\nprimary_slot_name = '{plan.name}'\n")

@@ -55,11 +55,13 @@ class Lab:
         witness: bool = False,
         cascade: bool = False,
         fsync: bool = True,
+        template: Path | None = None,
     ) -> Lab:
         """Build a lab and return when all replicas stream; on any failure nothing is left of it.
 
-        `sync`: `ANY 1` or `FIRST 2` among all nodes, or a whole synchronous_standby_names. Raises
-        UsageError, RefusedError (the directory is in use) or LabError.
+        `sync`: `ANY 1` or `FIRST 2` among all nodes, or a whole synchronous_standby_names. `template`: a
+        directory that saves later labs the second that initdb takes; they have one system identifier then.
+        Raises UsageError, RefusedError (the directory is in use) or LabError.
         """
         servers = _plan_servers(replicas, witness=witness, cascade=cascade)
         synchronous = _synchronous(sync, servers)
@@ -80,7 +82,7 @@ class Lab:
                 made_directory=made,
             )
             try:
-                _build(plan, base_port)
+                _build(plan, base_port, template)
             except BaseException:
                 remove_all(plan)
                 raise
@@ -307,7 +309,7 @@ def _in_use(target: Path) -> RefusedError:
     )
 
 
-def _build(plan: Layout, base_port: int | None) -> None:
+def _build(plan: Layout, base_port: int | None, template: Path | None) -> None:
     """Everything that a lab consists of, lab.json first."""
     account = server_account()
     plan.account = None if account is None else account.name
@@ -319,7 +321,7 @@ def _build(plan: Layout, base_port: int | None) -> None:
         found = binaries.reachable(plan.bin_directory, account, plan.directory / "server")
         plan.bin_directory, plan.version = found.bin_directory, found.version
         plan.save()
-        build(plan, reservation)
+        build(plan, reservation, template)
     inventory_file.write(plan)
     plan.complete = True
     plan.save()

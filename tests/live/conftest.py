@@ -86,12 +86,22 @@ def _take_down(directory: Path) -> None:
     remove(directory)
 
 
+@pytest.fixture(scope="session")
+def _template() -> Iterator[Path]:
+    """What initdb made, for the next labs."""
+    with tempfile.TemporaryDirectory(prefix="replctl-test-") as name:
+        Path(name).chmod(0o755)
+        kept = Path(name) / "template"
+        kept.mkdir()
+        yield kept
+
+
 @pytest.fixture
-def new_lab(lab_directory: Path, pg_bin: Path) -> Callable[..., Lab]:
+def new_lab(lab_directory: Path, pg_bin: Path, _template: Path) -> Callable[..., Lab]:
     """Builds the one lab of a test that wants to do it itself."""
 
     def build(**options: object) -> Lab:
-        return Lab.up(lab_directory, **{"pg_bin": pg_bin, "fsync": False, **options})
+        return Lab.up(lab_directory, **{"pg_bin": pg_bin, "fsync": False, "template": _template, **options})
 
     return build
 

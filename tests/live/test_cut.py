@@ -36,7 +36,7 @@ from tests.live.failover_support import (
 )
 from tests.support import replctl, wait_until
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 CUTS = int(os.environ.get("REPLCTL_TEST_CUTS", "20"))
 DELAY = "10min"

@@ -26,7 +26,7 @@ from tests.live.failover_support import (
     write_inventory,
 )
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 LOSSES = ("killed", "frozen", "stopped", "isolated", "unseen")
 # isolated: nobody reaches it but its clients. unseen: the controller alone does not reach it.

@@ -38,7 +38,7 @@ from tests.live.truth import (
 )
 from tests.support import need, run, wait_until
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 INTERVAL_S = 0.5
 NOISE_S = 0.3

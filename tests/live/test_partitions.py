@@ -33,7 +33,7 @@ from tests.live.failover_support import (
 from tests.live.namespaces import Namespaces, addresses, namespaces, possible
 from tests.support import need, wait_until
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 
 @dataclass(frozen=True, kw_only=True)

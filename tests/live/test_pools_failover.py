@@ -21,7 +21,7 @@ from tests.live.failover_support import GRACES, Auto, ask, value, wait_streaming
 from tests.live.pools_support import APP, KEYS, port_of
 from tests.support import wait_until
 
-pytestmark = [pytest.mark.live, pytest.mark.lab(sync="ANY 1")]
+pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.lab(sync="ANY 1")]
 
 WRITERS = 4
 PAUSE_S = 0.01
