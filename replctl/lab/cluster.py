@@ -286,6 +286,7 @@ def _make_directory(target: Path) -> bool:
     except OSError as error:
         raise LabError(f"cannot make {target}", why=error.strerror, hint="choose another --dir") from None
     else:
+        target.chmod(0o755)  # whatever the umask: the servers' account has to pass
         return True
     if (target / MARKER).exists():
         raise _in_use(target)
@@ -296,7 +297,7 @@ def _make_directory(target: Path) -> bool:
             hint="choose another --dir",
         )
     if target.stat().st_uid == os.geteuid():
-        target.chmod(0o755)  # so that the servers' account may pass
+        target.chmod(0o755)
     layout.check_owner(target)
     return False
 

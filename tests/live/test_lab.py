@@ -398,7 +398,11 @@ def test_status_tells_each_server_s_process_and_files(shared_lab: Lab) -> None:
 
 def test_up_says_what_to_type_next_and_down_ends_it(lab_directory: Path, pg_bin: Path) -> None:
     where = ("--dir", str(lab_directory))
-    up = replctl("lab", "up", *where, "--replicas", "1", "--no-fsync", "--pg-bin", str(pg_bin))
+    before = os.umask(0o077)  # a careful user's must not keep the servers' account out
+    try:
+        up = replctl("lab", "up", *where, "--replicas", "1", "--no-fsync", "--pg-bin", str(pg_bin))
+    finally:
+        os.umask(before)
     assert (up.returncode, up.stderr) == (0, "")
     assert f"replctl status -i {lab_directory}/inventory.toml" in up.stdout
     assert f"export REPLCTL_INVENTORY={lab_directory}/inventory.toml" in up.stdout
