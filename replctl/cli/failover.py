@@ -319,7 +319,8 @@ def _finish(outcome: Outcome, problem: str | None, form: PlanOutput, *, halted: 
             raise PartialError(
                 f"{outcome.promoted} is the primary, but not all that follows was done",
                 why=problem,
-                hint="a hook's work by hand, a proxy by replctl render-… --apply; replctl events last",
+                hint="do by hand what a hook does, by replctl render-… --apply what proxies lack; "
+                "replctl events last shows the rest",
             )
         if form is PlanOutput.TABLE:
             typer.echo(f"{outcome.promoted} is the primary.")

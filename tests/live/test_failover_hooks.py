@@ -127,7 +127,8 @@ def test_an_after_hook_that_fails_leaves_a_failover_that_is_done(lab: Lab) -> No
         [
             "replctl: pg2 is the primary, but not all that follows was done: the after hook failed: exit "
             "code 1, no route to the proxy",
-            "hint: do by hand what the hook does; replctl events last shows the rest",
+            "hint: do by hand what a hook does, by replctl render-… --apply what proxies lack; "
+            "replctl events last shows the rest",
         ],
     )
     assert lab.primary() == "pg2"
