@@ -19,6 +19,7 @@ DEPLOYMENT = systemd.Deployment(
     program="/usr/bin/replctl",
     user="replctl",
     proxies=("pgbouncer", "haproxy"),
+    tokens="/etc/replctl/tokens",
 )
 
 
