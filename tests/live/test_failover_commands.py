@@ -284,7 +284,7 @@ def test_events_shows_each_failover_by_its_id_step_by_step(lab: Lab) -> None:
     cuts = ["found", "found", "step", "step"]  # both at once
     assert [row["event"] for row in steps] == ["failover", "step", *cuts, *["step"] * 4, "done"]
     (run_id,) = {row["id"] for row in steps}
-    keys = {"at", "id", "event", "node", "took_s", "message", "by"}
+    keys = {"at", "id", "event", "node", "took_s", "message", "by", "before", "after"}
     assert all(set(row) == keys for row in steps)
     assert all(row["took_s"] > 0 for row in steps if row["event"] == "step")
     assert rows(inventory, "events", run_id) == rows(inventory, "events", run_id[:-2]) == steps
