@@ -22,7 +22,7 @@ from replctl.core.thresholds import THRESHOLD_KEYS
 from replctl.render.alerts import Alert, Record
 from replctl.render.prometheus import render
 from tests.promql import asked
-from tests.promtool import accept_metrics, accept_rules, fire_just, promtool
+from tests.promtool import accept_metrics, accept_rules, fire_just, fire_just_by, promtool
 from tests.support import ROOT
 from tests.unit.builders import (
     END,
@@ -375,6 +375,39 @@ def test_nobody_looking_is_an_alert_too(tmp_path: Path) -> None:
     fire_just(file, "", "ReplctlNotObserved!", now=NOW)
     old = _scrape(CASES["all is well"])
     fire_just(file, old, "ReplctlNotObserved!", now=NOW + 400)
+
+
+def test_a_slot_is_without_a_consumer_for_as_long_as_it_was_seen_so_and_no_longer(tmp_path: Path) -> None:
+    """On a server before 17, which does not tell since when; a new primary's slots have just begun."""
+    file = tmp_path / "rules.yml"
+    file.write_text(render([settings()]).text)
+    seen = {
+        "always": "0x40",
+        "begun-2-min-ago": "_x37 0x2",
+        "begun-8-min-ago": "_x31 0x8",
+        "left-2-min-ago": "1x37 0x2",
+        "left-8-min-ago": "1x31 0x8",
+        "used": "1x40",
+    }
+    slots = [
+        {
+            "series": f'replctl_slot_active{{cluster="orders",node="pg1",slot_name="{name}"}}',
+            "values": values,
+        }
+        for name, values in seen.items()
+    ]
+    observed = {
+        "series": 'replctl_cluster_observed_timestamp_seconds{cluster="orders"}',
+        "values": "0+60x40",
+    }
+    fire_just_by(
+        file,
+        [observed, *slots],
+        "ReplctlSlotInactive pg1 always",
+        "ReplctlSlotInactive! pg1 always",
+        "ReplctlSlotInactive pg1 begun-8-min-ago",
+        "ReplctlSlotInactive pg1 left-8-min-ago",
+    )
 
 
 def test_every_alert_is_seen_to_fire() -> None:
