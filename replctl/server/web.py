@@ -113,7 +113,7 @@ class Site:
         try:
             limits = limits_of(request.query)
         except ValueError as error:
-            raise Refused(400, f"lag: {error}") from None
+            raise Refused(400, f"lag: {error}; expected a size such as 16MB") from None
         seen = watch.current
         found_answer = answer(role, name, seen, limits)
         status = 200 if found_answer.yes else 503
@@ -159,7 +159,10 @@ class Site:
         return Body(content=content, kind=CONTENT_TYPES[form], headers={"Vary": "Accept"})
 
     async def _probe(self, request: web.BaseRequest) -> Body:
-        found = self._places.node(request.query.get("target", "").split("/"))
+        targets = request.query.getall("target", [])
+        if len(targets) > 1:
+            raise Refused(400, "target: one node for each request; /metrics has all of them")
+        found = self._places.node("".join(targets).split("/"))
         if found is None:
             raise Refused(404, "target: no such node in the inventory (NODE, or CLUSTER/NODE)")
         watch, name = found
@@ -239,7 +242,7 @@ def _seconds(request: web.BaseRequest, key: str, default_s: float) -> float:
     try:
         return parse_duration(request.query[key]) if key in request.query else default_s
     except ValueError as error:
-        raise Refused(400, f"{key}: {error}") from None
+        raise Refused(400, f"{key}: {error}; expected a time such as 500ms") from None
 
 
 def _of_node(samples: list[Samples], name: str) -> list[Samples]:

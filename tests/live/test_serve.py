@@ -243,6 +243,15 @@ def test_a_probe_tells_of_one_node_and_of_names_of_the_inventory_only(lab: Lab) 
         assert 'replctl_node_up{cluster="lab",node="pg3"} 0' in lines
         assert not [line for line in lines if 'node="pg1"' in line or 'node="pg2"' in line]
         assert server.ask("/probe?target=lab/pg1").code == 200
+        both = server.ask("/probe?target=pg1&target=pg2")
+        assert (both.code, both.text) == (
+            400,
+            "target: one node for each request; /metrics has all of them\n",
+        )
+        assert {path: server.ask(path).text for path in ("/pg2/replica?lag=-1", "/metrics?max_age=soon")} == {
+            "/pg2/replica?lag=-1": "lag: not a number and a unit; expected a size such as 16MB\n",
+            "/metrics?max_age=soon": "max_age: not a number and a unit; expected a time such as 500ms\n",
+        }
         for target in (
             "",
             "pg9",
