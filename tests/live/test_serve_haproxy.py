@@ -22,7 +22,7 @@ from replctl.inventory import dump
 from replctl.lab import Lab
 from tests.live.failover_support import GRACES, Auto, ask, environment, fail_over, write_inventory
 from tests.live.serve_support import Serve
-from tests.support import need, replctl, wait_until
+from tests.support import accepts, need, replctl, wait_until
 from tests.unit.test_render_programs import haproxies
 
 pytestmark = pytest.mark.live
@@ -96,7 +96,7 @@ def running(program: str, file: Path) -> Iterator[Proxy]:
     process = subprocess.Popen([program, "-db", "-f", str(file)], stdin=subprocess.DEVNULL)
     try:
         proxy = Proxy(file.parent)
-        wait_until((file.parent / "haproxy.sock").exists, "HAProxy runs")
+        wait_until(lambda: accepts(file.parent / "haproxy.sock"), "HAProxy runs")
         yield proxy
     finally:
         process.send_signal(signal.SIGTERM)

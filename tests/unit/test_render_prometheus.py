@@ -387,6 +387,9 @@ def test_a_slot_is_without_a_consumer_for_as_long_as_it_was_seen_so_and_no_longe
         "begun-8-min-ago": "_x31 0x8",
         "left-2-min-ago": "1x37 0x2",
         "left-8-min-ago": "1x31 0x8",
+        "used-before-a-gap": "1x9 _x26 0x3",
+        "unused-before-a-gap": "0x9 _x26 0x3",
+        "dropped": "0x36 stale",
         "used": "1x40",
     }
     slots = [
@@ -407,6 +410,7 @@ def test_a_slot_is_without_a_consumer_for_as_long_as_it_was_seen_so_and_no_longe
         "ReplctlSlotInactive! pg1 always",
         "ReplctlSlotInactive pg1 begun-8-min-ago",
         "ReplctlSlotInactive pg1 left-8-min-ago",
+        "ReplctlSlotInactive! pg1 unused-before-a-gap",
     )
 
 
