@@ -61,7 +61,10 @@ def _inactive(scope: Scope, group: Group, _severity: str, allowed: Range) -> str
         return None
     window_s = max(1, round(allowed.high)) if allowed.high < math.inf else DEFAULT_WINDOW_S
     active = scope.of(f.SLOT_ACTIVE, group.matcher)
-    began, between = f"min_over_time({active}[5m] offset {window_s}s)", f"max_over_time({active}[{window_s}s])"
+    began, between = (
+        f"min_over_time({active}[5m] offset {window_s}s)",
+        f"max_over_time({active}[{window_s}s])",
+    )
     unused = f"{active} == 0 and {began} == 0 and {between} == 0 unless {since}"
     temporary = f"unless ignoring (slot_type, synced, temporary) {scope.of(f.SLOT_INFO, temporary='true')}"
     return f"({told} or ({unused})) {_unless_synced(scope)} {temporary}"
