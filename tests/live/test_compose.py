@@ -348,6 +348,7 @@ def container_environment(nodes: Nodes, writes: int, reads: int) -> dict[str, st
     path.chmod(0o644)
     return {
         "PATH": f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/bin",
+        "PYTHONPATH": str(ROOT),
         "TMPDIR": str(nodes.directory),
         "CONFIG": str(nodes.directory / "config"),
         "PGBOUNCER_CONFIG": str(nodes.directory / "config/pgbouncer"),
