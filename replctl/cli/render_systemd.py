@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import stat
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,7 +89,7 @@ def render_systemd(
             " render each with --cluster and a --listen of its own"
         )
     for one in inventories:
-        deployment = replace(
+        deployment = dataclasses.replace(
             _deployment(one, program or _this_program(), user=user),
             passfile=passfile,
             tokens=token_file,
@@ -204,8 +204,7 @@ def _say(note: str) -> None:
 
 def _write(directory: Path, found: dict[str, str], *, force: bool) -> int:
     """Write what differs; refuses before the first one where somebody else's unit is in the way."""
-    from replctl.files import previous_of, read
-    from replctl.files import replace as put
+    from replctl.files import previous_of, read, replace
     from replctl.render.rendered import mark_of
 
     for name, text in found.items():
@@ -217,7 +216,7 @@ def _write(directory: Path, found: dict[str, str], *, force: bool) -> int:
                 hint=f"--force replaces it, and keeps it as {previous_of(Path(name))}",
             )
     for name, text in found.items():
-        if put(directory / name, text).changed:
+        if replace(directory / name, text).changed:
             typer.echo(str(directory / name))
     return 0
 

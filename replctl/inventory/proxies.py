@@ -131,7 +131,7 @@ HAPROXY = Table(
         Key(
             "write_role_checks",
             kinds.flag(),
-            "let the checks pick the writer among all nodes; two primaries then both get writes",
+            "let the checks pick the writer of all nodes; without check_addr two primaries both get writes",
             False,
         ),
         Key("maxconn", kinds.integer(1, 1000000), "connections per server", example=100, absent="HAProxy's"),

@@ -16,11 +16,11 @@ LAG_SECONDS_COUNTED = "node:replctl_lag_seconds:counted"
 
 
 def recorded_lag(scope: Scope) -> Iterator[Record]:
-    """Lag as the checks count it: a replica that is delayed on purpose is behind by what exceeds that."""
+    """Lag as the checks count it: of a replica that is delayed on purpose, what that does not explain."""
     delayed = f"{scope.of(f.APPLY_DELAY)} > 0"
     yield Record(
         name=LAG_BYTES_COUNTED,
-        expr=f"({scope.of(f.TRANSPORT_LAG)} and ({delayed})) or {scope.of(f.LAG_BYTES)}",
+        expr=f"({scope.of(f.TRANSPORT_LAG)} and ({delayed})) or ({scope.of(f.LAG_BYTES)} unless ({delayed}))",
     )
     diverged = f"{scope.of(f.STATE, state='diverged')} == 1"
     beyond = f"clamp_min({scope.of(f.LAG_SECONDS)} - {scope.of(f.APPLY_DELAY)}, 0)"
@@ -131,14 +131,14 @@ def lag_alerts(scope: Scope) -> Iterator[Alert]:
                 description="`replctl status -o wide` tells transport lag (network, receiver) from apply "
                 "lag (a conflicting query, a slow disk).",
             )
-    lag = scope.of(f.LAG_BYTES)
+    lag = f"{LAG_BYTES_COUNTED}{{cluster={quoted(scope.cluster)}}}"
     yield Alert(
         name="ReplctlLagIncreasing",
         expr=f"deriv({lag}[15m]) > 0 and {lag} > {GROWING_BYTES}",
         for_s=900,
         severity=WARNING,
         summary=f"{NODE} of {scope.cluster} falls further and further behind",
-        description="For a quarter of an hour it has replayed more slowly than the primary writes.",
+        description="For a quarter of an hour it has fallen behind what the primary writes, and goes on so.",
     )
 
 

@@ -279,6 +279,15 @@ CASES = {
         nodes=trio(pg2=replica("pg2", lsn=FAR, received_lsn=END, apply_delay_s=3600.0)),
         history=seen_before((600.0, state(*trio(pg1=primary(lsn=Lsn(FAR - MIB)))))),
     ),
+    "a delayed replica while the primary writes much": Case(
+        nodes=trio(pg2=replica("pg2", lsn=Lsn(1), received_lsn=END, apply_delay_s=3600.0)),
+        growing={"replctl_lag_bytes": 1000.0},
+    ),
+    "a delayed replica that does not receive as fast as the primary writes": Case(
+        nodes=trio(pg2=replica("pg2", lsn=Lsn(1), received_lsn=Lsn(2), apply_delay_s=3600.0)),
+        growing={"replctl_transport_lag_bytes": 1000.0},
+        fires=("ReplctlLagBytes pg2", "ReplctlLagIncreasing pg2"),
+    ),
     "a failover could lose something": Case(
         nodes=trio(pg1=_synchronous("pg3", k=1), pg2=unreachable("pg2")),
         inventory=settings(failover={"synchronous": "ANY 1 (pg2, pg3)"}),
