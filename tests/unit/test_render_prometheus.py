@@ -283,6 +283,20 @@ CASES = {
         nodes=trio(pg2=replica("pg2", lsn=Lsn(1), received_lsn=END, apply_delay_s=3600.0)),
         growing={"replctl_lag_bytes": 1000.0},
     ),
+    "a delayed replica that is fed from the archive": Case(
+        nodes=trio(
+            pg1=primary("pg1", "pg3"),
+            pg2=replica(
+                "pg2",
+                lsn=FAR,
+                received_lsn=None,
+                receiver=None,
+                upstream_host=None,
+                apply_delay_s=3600.0,
+                settings={**SETTINGS, "restore_command": "cp /archive/%f %p"},
+            ),
+        ),
+    ),
     "a delayed replica that does not receive as fast as the primary writes": Case(
         nodes=trio(pg2=replica("pg2", lsn=Lsn(1), received_lsn=Lsn(2), apply_delay_s=3600.0)),
         growing={"replctl_transport_lag_bytes": 1000.0},
