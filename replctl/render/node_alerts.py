@@ -143,12 +143,18 @@ def lag_alerts(scope: Scope) -> Iterator[Alert]:
 
 
 def read_alerts(scope: Scope) -> Iterator[Alert]:
-    """Replicas that no read may go to."""
+    """Replicas that no read may go to, of those that are meant for reads: with a weight, and not delayed."""
+    idle = [n.name for n in scope.settings.nodes if n.weight == 0]
+    if len(idle) == len(scope.settings.nodes):
+        return
+    meant = {label: among(idle, is_in=False, label=label) if idle else None for label in ("node", "replica")}
     limit_s = scope.settings.routing.max_lag_s
-    of_delay = f'label_replace({scope.of(f.APPLY_DELAY)} > 0, "replica", "$1", "node", "(.+)")'
+    delayed = f"{scope.of(f.APPLY_DELAY)} > 0"
+    of_delay = f'label_replace({delayed}, "replica", "$1", "node", "(.+)")'
+    lag = scope.of(f.REPLICATION_LAG, meant["replica"])
     yield Alert(
         name="ReplctlLagOverReadLimit",
-        expr=f"{scope.of(f.REPLICATION_LAG)} > {number(limit_s)} unless on (cluster, replica) {of_delay}",
+        expr=f"{lag} > {number(limit_s)} unless on (cluster, replica) {of_delay}",
         for_s=30,
         severity=WARNING,
         summary=f"{{{{ $labels.replica }}}} of {scope.cluster} is too far behind to be read from",
@@ -161,7 +167,7 @@ def read_alerts(scope: Scope) -> Iterator[Alert]:
     }[scope.settings.routing.on_all_unfit]
     yield Alert(
         name="ReplctlAllReplicasUnfit",
-        expr=f"max by (cluster) ({scope.of(f.IN_POOL)}) == 0",
+        expr=f"max by (cluster) ({scope.of(f.IN_POOL, meant['node'])} unless ({delayed})) == 0",
         for_s=30,
         severity=CRITICAL if scope.settings.routing.on_all_unfit == "error" else WARNING,
         summary=f"no replica of {scope.cluster} is fit to serve reads",

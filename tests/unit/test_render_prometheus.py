@@ -169,6 +169,12 @@ def test_a_node_with_its_own_thresholds_is_asked_for_apart() -> None:
     ]
 
 
+def test_where_no_node_is_meant_for_reads_there_is_no_rule_about_them() -> None:
+    without = rules_of(settings(nodes=(spec("pg1", weight=0), spec("pg2", weight=0))))
+    about_reads = {"ReplctlLagOverReadLimit", "ReplctlAllReplicasUnfit"}
+    assert {r.name for r in rules_of(settings())} - {r.name for r in without} == about_reads
+
+
 # ---- what fires
 
 
@@ -301,6 +307,22 @@ CASES = {
         nodes=trio(pg2=replica("pg2", lsn=Lsn(1), received_lsn=Lsn(2), apply_delay_s=3600.0)),
         growing={"replctl_transport_lag_bytes": 1000.0},
         fires=("ReplctlLagBytes pg2", "ReplctlLagIncreasing pg2"),
+    ),
+    "no replica is meant for reads": Case(
+        nodes=trio(pg3=replica("pg3", apply_delay_s=3600.0)),
+        inventory=settings(nodes=(spec("pg1"), spec("pg2", weight=0), spec("pg3"))),
+    ),
+    "the only replica that is meant for reads is not fit for them": Case(
+        nodes=trio(pg2=replica("pg2", lsn=FAR)),
+        history=seen_before((20.0, state(*trio(pg1=primary(lsn=Lsn(FAR - MIB)))))),
+        inventory=settings(nodes=(spec("pg1"), spec("pg2"), spec("pg3", weight=0))),
+        fires=("ReplctlLagBytes pg2", "ReplctlLagOverReadLimit pg2", "ReplctlAllReplicasUnfit"),
+    ),
+    "a replica is behind that is not meant for reads": Case(
+        nodes=trio(pg2=replica("pg2", lsn=FAR)),
+        history=seen_before((20.0, state(*trio(pg1=primary(lsn=Lsn(FAR - MIB)))))),
+        inventory=settings(nodes=(spec("pg1"), spec("pg2", weight=0), spec("pg3"))),
+        fires=("ReplctlLagBytes pg2",),
     ),
     "a failover could lose something": Case(
         nodes=trio(pg1=_synchronous("pg3", k=1), pg2=unreachable("pg2")),
