@@ -98,6 +98,11 @@ def answer(role: str, name: str, seen: Seen | None, limits: Limits) -> Answer:
     return _confirming(node, confirms)
 
 
+def writer_of(seen: Seen) -> str | None:
+    """The node that is called the primary; None where none is."""
+    return next((node.name for node in seen.status.nodes if _primary(node, seen).yes), None)
+
+
 def _primary(node: NodeStatus, seen: Seen) -> Answer:
     """The routing core's writer, and only where this very look has shown it as a primary."""
     write = seen.snapshot.write

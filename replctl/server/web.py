@@ -24,7 +24,7 @@ from replctl.server.access import Guard
 from replctl.server.connections import closing
 from replctl.server.page import CONTENT_POLICY, REFRESH_S, page
 from replctl.server.places import Places
-from replctl.server.roles import ROLES, answer, limits_of
+from replctl.server.roles import ROLES, answer, limits_of, writer_of
 from replctl.server.watch import Seen, Watch
 
 WAIT_LIMIT_S = 6.0  # for a look as fresh as asked; Prometheus gives up after ten
@@ -212,6 +212,7 @@ class Site:
             took_s=max(one.status.took_s for one in seen),
             success=all(any(node.reachable for node in one.status.nodes) for one in seen),
             failovers={n: count for n in names if (count := watches[n].failovers) is not None},
+            writers={one.status.settings.name: writer_of(one) for one in seen},
         )
         return collect([one.report for one in seen], run)
 

@@ -15,7 +15,7 @@ from replctl.core.marks import Mark, Marks
 from replctl.core.metrics import BY_NAME, Format, Run, collect
 from replctl.core.metrics import render as render_metrics
 from replctl.core.model import Archiver, Cause, Lsn, Observation
-from replctl.core.report import report
+from replctl.core.report import Report, report, with_disbelief
 from replctl.core.results import Status
 from replctl.core.settings import CheckSettings, ClusterSettings, RoutingSettings, Thresholds
 from replctl.core.thresholds import THRESHOLD_KEYS
@@ -190,6 +190,13 @@ class Case:
     failovers: int = 0
     growing: Mapping[str, float] = field(default_factory=dict)
     success: bool = True
+    timelines: Mapping[str, int] = field(default_factory=dict)  # what the server has seen of nodes
+
+    @property
+    def report(self) -> Report:
+        """What is said of it."""
+        seen = report(state(*self.nodes, marks=self.marks), self.inventory, self.history)
+        return with_disbelief(seen, self.timelines)
 
 
 def _archiver(**columns: Any) -> Archiver:
@@ -246,6 +253,9 @@ CASES = {
             pg3=replica("pg3", "pg2", timeline=2),
         ),
         fires=("ReplctlMultiplePrimaries!", "ReplctlStalePrimary! pg1"),
+    ),
+    "the primary is on an older timeline than a replica had before it was copied anew": Case(
+        nodes=trio(), timelines={"pg1": 1, "pg3": 2}, fires=("ReplctlPrimaryNotGivenOut!",)
     ),
     "another node has taken over": Case(
         nodes=trio(), failovers=1, growing={"db_failover_total": 0.025}, fires=("ReplctlFailover",)
@@ -398,11 +408,15 @@ CASES = {
 
 
 def _scrape(case: Case) -> str:
-    found = state(*case.nodes, marks=case.marks)
-    seen = report(found, case.inventory, case.history)
-    failovers = {"orders": case.failovers}
-    run = Run(version="1", at=NOW, took_s=0.1, success=case.success, failovers=failovers)
-    return render_metrics(collect([seen], run), Format.TEXT)
+    run = Run(
+        version="1",
+        at=NOW,
+        took_s=0.1,
+        success=case.success,
+        failovers={"orders": case.failovers},
+        writers={"orders": None if case.timelines else case.report.status.primary},
+    )
+    return render_metrics(collect([case.report], run), Format.TEXT)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -469,5 +483,4 @@ def test_an_alert_of_a_check_means_that_the_check_is_bad() -> None:
     for name, case in CASES.items():
         if not case.fires or case.failovers or not case.success:
             continue
-        seen = report(state(*case.nodes, marks=case.marks), case.inventory, case.history)
-        assert seen.verdict in (Status.WARNING, Status.CRITICAL), name
+        assert case.report.verdict in (Status.WARNING, Status.CRITICAL), name

@@ -16,7 +16,7 @@ from replctl.journal import StateFile
 from replctl.server.agent import Agent, state_line
 from replctl.server.places import Places
 from replctl.server.roles import ROLES, Limits, answer, limits_of
-from replctl.server.watch import NEWEST, Watch
+from replctl.server.watch import TIMELINES, Watch
 from tests.support import wait_until
 from tests.unit.builders import (
     END,
@@ -154,11 +154,41 @@ def test_the_promoted_one_is_the_primary_once_it_has_gone_on_and_the_old_one_nev
 def test_a_run_that_comes_after_a_failover_does_not_believe_the_old_primary() -> None:
     new, alone = primary("pg2", timeline=2), (primary("pg1"), unreachable("pg2"), without_receiver("pg3"))
     earlier = look(look(watch_of(), unreachable("pg1"), new, without_receiver("pg3")), *alone)
-    wait_until(lambda: StateFile("orders", NEWEST).read().get("newest") == 2, "it is kept")
+    wait_until(lambda: kept().get("pg2") == 2, "it is kept")
     assert "primary" not in yes(earlier, "pg1")
 
     assert "primary" not in yes(look(watch_of(), *alone), "pg1")
     assert "primary" in yes(look(watch_of("another"), *alone), "pg1")
+
+
+def kept() -> dict[str, int]:
+    """The newest timeline of each node, as later runs will find it."""
+    return StateFile("orders", TIMELINES).read().get("timelines", {})
+
+
+def test_what_was_promoted_by_accident_and_follows_again_is_forgotten_by_later_runs_too() -> None:
+    accident = trio(pg3=primary("pg3", timeline=2, lsn=END + 8))
+    watch = look(look(watch_of(), *trio()), *accident)
+    wait_until(lambda: kept().get("pg3") == 2, "it is kept")
+    late = look(watch_of(), *trio(pg3=unreachable("pg3")))
+    assert {name: yes(late, name) - ALIVE for name in ("pg1", "pg2")} == {"pg1": set(), "pg2": {"readiness"}}
+    (problem,) = [one for one in late.newest.report.problems if one.name == "primary"] if late.newest else []
+    assert problem.message.startswith("pg1 is on timeline 1, and pg3 was seen on 2: ")
+
+    look(watch, *trio())
+    wait_until(lambda: kept() == {"pg1": 1, "pg2": 1, "pg3": 1}, "it is forgotten")
+    assert "primary" in yes(watch, "pg1")
+    assert "primary" in yes(look(watch_of(), *trio(pg3=unreachable("pg3"))), "pg1")
+
+
+def test_a_run_that_has_seen_less_takes_nothing_from_what_another_has_left() -> None:
+    early = look(watch_of(), *trio())
+    look(watch_of(), *trio(pg3=primary("pg3", timeline=2, lsn=END + 8)))
+    wait_until(lambda: kept().get("pg3") == 2, "it is kept")
+    look(early, *trio(pg2=unreachable("pg2"), pg3=unreachable("pg3")))
+    wait_until(lambda: "unreachable" in str(StateFile("orders", "seen").read()), "it has written that down")
+
+    assert kept() == {"pg1": 1, "pg2": 1, "pg3": 2}
 
 
 def test_a_node_of_another_cluster_is_nothing() -> None:
