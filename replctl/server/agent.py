@@ -56,7 +56,7 @@ class Agent:
         self._places = places
         self._open = 0
 
-    def reply(self, line: str) -> str:
+    async def reply(self, line: str) -> str:
         """To `NODE` or `CLUSTER/NODE`, with or without ` ROLE` behind; replica where there is none."""
         path, _, role = line.strip().partition(" ")
         role = role.strip() or "replica"
@@ -64,7 +64,7 @@ class Agent:
         if found is None or role not in ROLES:
             return "down #unknown_name"
         watch, name = found
-        return state_line(role, name, watch.current)
+        return state_line(role, name, await watch.recent())
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One line in, one line out, within two seconds."""
@@ -75,7 +75,7 @@ class Agent:
             with contextlib.suppress(TimeoutError, OSError, ValueError, asyncio.IncompleteReadError):
                 async with asyncio.timeout(LINE_LIMIT_S):
                     line = await reader.readline()
-                    writer.write(f"{self.reply(line.decode('ascii'))}\n".encode("ascii"))
+                    writer.write(f"{await self.reply(line.decode('ascii'))}\n".encode("ascii"))
                     await writer.drain()
         finally:
             self._open -= 1

@@ -26,6 +26,8 @@ from replctl.server.curves import Curves
 
 INTERVAL_S = 1.0
 LOOK_LIMIT_S = 3.0  # more than a node has to answer by default, so that the reason is its own
+RECENT_S = INTERVAL_S + LOOK_LIMIT_S  # how old a look gets, at the default interval, while a node is silent
+RECENT_LIMIT_S = 0.5  # less than any load balancer waits
 FIRST_LOOK_LIMIT_S = 5.0
 GAP_MIN_S = 0.25  # between two looks, however fresh they are asked for
 SAVE_EVERY_S = 60.0
@@ -87,14 +89,23 @@ class Watch:
         """From this age on a look says of no node that it is fit for anything.
 
         A silent node can make a look take its limit, and the next one too: the first is that old by then.
+        Looks that are seldom by choice are no reason to believe them for longer: who asks has one taken.
         """
-        return 2 * (self.interval_s + LOOK_LIMIT_S)
+        return 2 * (min(self.interval_s, INTERVAL_S) + LOOK_LIMIT_S)
 
     @property
     def current(self) -> Seen | None:
         """The newest look, unless it is stale."""
         seen = self.newest
         return seen if seen is not None and seen.age_s() <= self.stale_after_s else None
+
+    async def recent(self) -> Seen | None:
+        """The look that a load balancer is answered from: a new one where that can be had soon.
+
+        Else the newest one; where that is stale, a whole look is waited for, and None is what is left.
+        """
+        limit_s = RECENT_LIMIT_S + (LOOK_LIMIT_S if self.current is None else 0.0)
+        return await self.fresh(RECENT_S, limit_s) or self.current
 
     async def fresh(self, max_age_s: float, limit_s: float) -> Seen | None:
         """A look that began at most `max_age_s` before this call; None where none came within `limit_s`."""

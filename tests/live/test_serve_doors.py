@@ -74,6 +74,8 @@ def test_paths_are_names_and_not_files(server: Serve) -> None:
         "/pg1/metrics",
     )
     assert {path: server.ask(path).code for path in tricks} == dict.fromkeys(tricks, 404)
+    templates = {"/pg1/leader": 200, "/pg1/master": 200, "/pg2/leader": 503, "/pg1/standby-leader": 503}
+    assert {path: server.code(path) for path in templates} == templates
     for elsewhere in (b"GET http://evil.example/pg1/primary", b"OPTIONS *", b"GET http://localhost/metrics"):
         assert server.raw(elsewhere + b" HTTP/1.1\r\nHost: a\r\n\r\n").split(b" ")[1] == b"404"
 
@@ -202,11 +204,14 @@ def test_fifty_scrapers_at_once_all_get_their_answer(server: Serve) -> None:
 
 def test_a_page_under_a_name_of_somebody_else_gets_nothing(server: Serve, inventory: Path) -> None:
     for host in ("evil.example", "evil.example:8008", "127.0.0.1.evil.example", "localhost@evil", "<b>"):
-        assert {path: server.ask(path, Host=host, Accept="*/*").code for path in SHOWN} == dict.fromkeys(
-            SHOWN, 421
-        )
+        assert {
+            path: server.ask(path, Host=host, Accept="text/html").code for path in SHOWN
+        } == dict.fromkeys(SHOWN, 421)
         assert host not in server.ask("/metrics", Host=host).text
-        assert server.ask("/pg1/primary", "OPTIONS", Host=host).code == 200  # a check may have any name
+        # A check may have any name, and learns no more than yes or no.
+        assert server.ask("/pg1/primary", "OPTIONS", Host=host).code == 200
+        told = server.ask("/pg1/primary", Host=host)
+        assert (told.code, told.text) == (200, "")
     with Serve(inventory, "--allow-host", "lag.example") as named:
         assert named.ask("/metrics", Host="lag.example:8008").code == 200
 
@@ -215,12 +220,12 @@ def test_what_shows_something_needs_a_token_and_what_says_yes_or_no_does_not(inv
     tokens = token_file(inventory.parent, TOKEN, OTHER)
     with Serve(inventory, "--token-file", str(tokens)) as server:
         for path in SHOWN:
-            refused = server.ask(path, Accept="*/*")
+            refused = server.ask(path, Accept="text/html")
             assert (refused.code, refused.text) == (401, "a token is needed\n")
             assert refused.headers["WWW-Authenticate"].startswith("Basic ")
-            assert server.ask(path, Accept="*/*", Authorization="Bearer wrong").code == 401
+            assert server.ask(path, Accept="text/html", Authorization="Bearer wrong").code == 401
             for token in (TOKEN, OTHER):
-                assert server.ask(path, Accept="*/*", Authorization=f"Bearer {token}").code == 200
+                assert server.ask(path, Accept="text/html", Authorization=f"Bearer {token}").code == 200
         silent, told = server.ask("/pg1/primary"), server.ask("/pg1/primary", Authorization=f"Bearer {TOKEN}")
         assert (silent.code, silent.text) == (200, "")
         assert (told.code, told.json["reason"]) == (200, "it takes writes")
