@@ -149,7 +149,8 @@ def read_alerts(scope: Scope) -> Iterator[Alert]:
         return
     meant = {label: among(idle, is_in=False, label=label) if idle else None for label in ("node", "replica")}
     limit_s = scope.settings.routing.max_lag_s
-    delayed = f"{scope.of(f.APPLY_DELAY)} > 0"
+    # By its last word: one that is silent meanwhile was not meant for reads either.
+    delayed = f"last_over_time({scope.of(f.APPLY_DELAY)}[1d]) > 0"
     of_delay = f'label_replace({delayed}, "replica", "$1", "node", "(.+)")'
     lag = scope.of(f.REPLICATION_LAG, meant["replica"])
     yield Alert(

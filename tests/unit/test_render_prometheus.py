@@ -436,6 +436,28 @@ def test_nobody_looking_is_an_alert_too(tmp_path: Path) -> None:
     fire_just(file, old, "ReplctlNotObserved!", now=NOW + 400)
 
 
+OBSERVED = {"series": 'replctl_cluster_observed_timestamp_seconds{cluster="orders"}', "values": "0+60x40"}
+
+
+@pytest.mark.parametrize(
+    ("delay", "fires"),
+    [
+        ("3600x20 stale", ()),
+        ("0x20 stale", ("ReplctlAllReplicasUnfit",)),
+        ("3600x20 0x19", ("ReplctlAllReplicasUnfit",)),
+    ],
+)
+def test_a_delayed_replica_that_falls_silent_was_not_meant_for_reads(
+    delay: str, fires: tuple[str, ...], tmp_path: Path
+) -> None:
+    file = tmp_path / "rules.yml"
+    file.write_text(render([settings()]).text)
+    of = '{cluster="orders",node="pg2"}'
+    told = {"replctl_node_in_pool": "0x40", "replctl_apply_delay_seconds": delay}
+    series = [{"series": f"{name}{of}", "values": values} for name, values in told.items()]
+    fire_just_by(file, [OBSERVED, *series], *fires)
+
+
 def test_a_slot_is_without_a_consumer_for_as_long_as_it_was_seen_so_and_no_longer(tmp_path: Path) -> None:
     """On a server before 17, which does not tell since when; a new primary's slots have just begun."""
     file = tmp_path / "rules.yml"
@@ -458,13 +480,9 @@ def test_a_slot_is_without_a_consumer_for_as_long_as_it_was_seen_so_and_no_longe
         }
         for name, values in seen.items()
     ]
-    observed = {
-        "series": 'replctl_cluster_observed_timestamp_seconds{cluster="orders"}',
-        "values": "0+60x40",
-    }
     fire_just_by(
         file,
-        [observed, *slots],
+        [OBSERVED, *slots],
         "ReplctlSlotInactive pg1 always",
         "ReplctlSlotInactive! pg1 always",
         "ReplctlSlotInactive pg1 begun-8-min-ago",
