@@ -436,6 +436,7 @@ def test_nobody_looking_is_an_alert_too(tmp_path: Path) -> None:
     fire_just(file, old, "ReplctlNotObserved!", now=NOW + 400)
 
 
+# Prometheus looks at each of these for 40 minutes, once a minute.
 OBSERVED = {"series": 'replctl_cluster_observed_timestamp_seconds{cluster="orders"}', "values": "0+60x40"}
 
 
@@ -456,6 +457,23 @@ def test_a_delayed_replica_that_falls_silent_was_not_meant_for_reads(
     told = {"replctl_node_in_pool": "0x40", "replctl_apply_delay_seconds": delay}
     series = [{"series": f"{name}{of}", "values": values} for name, values in told.items()]
     fire_just_by(file, [OBSERVED, *series], *fires)
+
+
+def test_lag_that_grows_is_told_of_after_a_quarter_of_an_hour_and_not_before(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yml"
+    file.write_text(render([settings()]).text)
+    seen = {
+        "for-20-min": "_x20 100000000+1000000x19",
+        "for-12-min": "_x28 100000000+1000000x11",
+        "shrinks": "200000000-1000000x40",
+        "little": "0+1000x40",
+    }
+    lag = [
+        {"series": f'replctl_lag_bytes{{cluster="orders",node="{name}"}}', "values": values}
+        for name, values in seen.items()
+    ]
+    behind = [f"ReplctlLagBytes {name}" for name in ("for-20-min", "for-12-min", "shrinks")]
+    fire_just_by(file, [OBSERVED, *lag], *behind, "ReplctlLagIncreasing for-20-min")
 
 
 def test_a_slot_is_without_a_consumer_for_as_long_as_it_was_seen_so_and_no_longer(tmp_path: Path) -> None:
