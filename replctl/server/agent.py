@@ -11,13 +11,13 @@ import asyncio
 import contextlib
 
 from replctl.core.routing import Fitness
+from replctl.server.connections import connections_max
 from replctl.server.places import Places
 from replctl.server.roles import ROLES, Limits, answer, view_of
 from replctl.server.watch import Seen
 
 LINE_BYTES_MAX = 160  # two names of 63 characters, and a role
 LINE_LIMIT_S = 2.0
-CONNECTIONS_MAX = 256
 WEIGHT_MAX = 100
 
 # Sessions that are there may go on: these replicas are right, only late or not wanted.
@@ -55,6 +55,7 @@ class Agent:
     def __init__(self, places: Places) -> None:
         self._places = places
         self._open = 0
+        self._most = connections_max()
 
     async def reply(self, line: str) -> str:
         """To `NODE` or `CLUSTER/NODE`, with or without ` ROLE` behind; replica where there is none."""
@@ -70,7 +71,7 @@ class Agent:
         """One line in, one line out, within two seconds."""
         self._open += 1
         try:
-            if self._open > CONNECTIONS_MAX:
+            if self._open > self._most:
                 return
             with contextlib.suppress(TimeoutError, OSError, ValueError, asyncio.IncompleteReadError):
                 async with asyncio.timeout(LINE_LIMIT_S):
