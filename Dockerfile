@@ -5,13 +5,13 @@ FROM python:3.12-slim-bookworm AS build
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY replctl ./replctl
-RUN python -m venv /opt/replctl && /opt/replctl/bin/pip install --no-cache-dir .
+RUN python -m venv /opt/replctl && /opt/replctl/bin/pip install --no-cache-dir '.[server]'
 
 FROM python:3.12-slim-bookworm AS replctl
 RUN groupadd --system --gid 10001 replctl \
     && useradd --system --uid 10001 --gid 10001 --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin replctl \
     # A new volume takes over the owner of the directory that it is mounted on.
-    && install -d -o replctl -g replctl -m 0755 /config /config/pgbouncer /config/haproxy \
+    && install -d -o replctl -g replctl -m 0755 /config /config/pgbouncer /config/haproxy /config/prometheus \
     && install -d -o replctl -g replctl -m 0700 /var/lib/replctl /run/haproxy
 COPY --from=build /opt/replctl /opt/replctl
 COPY deploy /deploy

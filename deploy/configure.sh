@@ -1,6 +1,6 @@
 #!/bin/sh
-# The proxies' first configuration, before they start; afterwards replctl keeps it. Run again, it changes
-# only what is not right any more.
+# The proxies' first configuration, before they start; afterwards replctl keeps it. And Prometheus's rules, which
+# the inventory alone decides. Run again, it changes only what is not right any more.
 set -eu
 CONFIG=${CONFIG:-/config}
 replctl_sh=$(dirname "$0")/replctl.sh
@@ -10,3 +10,4 @@ render() {
 }
 render pgbouncer "$CONFIG/pgbouncer/databases.ini"
 render haproxy "$CONFIG/haproxy/haproxy.cfg"
+"$replctl_sh" render-prometheus --out "$CONFIG/prometheus/replctl.rules.yml"

@@ -253,6 +253,7 @@ def _remembered(memory: Memory) -> dict[str, Any]:
 EVENTS_LIMIT_BYTES = 1024 * 1024
 EVENTS_QUEUE_MAX = 1000
 EVENT_BYTES_MAX = 8192
+EVENTS_UNTIL_AT = 253402300799  # the end of the year 9999, beyond which no time can be shown
 Event = dict[str, Any]
 _SECRETS = re.compile(
     r"((?:(?:ssl)?password|scram_\w+_key|oauth_client_secret)\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)"
@@ -356,7 +357,7 @@ def _shortened(event: Event) -> str:
 
 
 def read_events(cluster: str, directory: Path | None = None) -> list[Event]:
-    """All events that are kept, oldest first. A line that cannot be read is left out."""
+    """All events that are kept, oldest first. A line that is no event, or of no time, is left out."""
     path = events_path(cluster, directory)
     found: list[Event] = []
     for file in (path.with_suffix(".1.jsonl"), path):
@@ -368,6 +369,7 @@ def read_events(cluster: str, directory: Path | None = None) -> list[Event]:
         for line in lines:
             with contextlib.suppress(ValueError, RecursionError):
                 event = json.loads(line)
-                if isinstance(event, dict) and isinstance(event.get("at"), int | float):
+                at = event.get("at") if isinstance(event, dict) else None
+                if isinstance(at, int | float) and 0 <= at < EVENTS_UNTIL_AT:
                     found.append(event)
     return sorted(found, key=lambda e: float(e["at"]))

@@ -55,6 +55,7 @@ def _known(document: dict[str, Any]) -> Known | None:
     try:
         known = Known(
             at=float(document["at"]),
+            system=None if document.get("system") is None else str(document["system"]),
             primary=None if document["primary"] is None else str(document["primary"]),
             failovers=int(document["failovers"]),
             nodes={
@@ -68,4 +69,10 @@ def _known(document: dict[str, Any]) -> Known | None:
 
 
 def _document(known: Known) -> dict[str, Any]:
-    return {"at": known.at, "primary": known.primary, "failovers": known.failovers, "nodes": known.nodes}
+    return {
+        "at": known.at,
+        "system": known.system,
+        "primary": known.primary,
+        "failovers": known.failovers,
+        "nodes": known.nodes,
+    }

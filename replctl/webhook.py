@@ -14,10 +14,11 @@ import argparse
 import http.client
 import json
 import os
-import signal
+import queue
 import ssl
 import stat
 import sys
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -26,12 +27,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 VARIABLE = "REPLCTL_WEBHOOK_URL"
 INPUT_MAX_BYTES = 64 * 1024
 ANSWER_MAX_BYTES = 4096
 LIMIT_S = 8.0  # below the 10 s that a hook has by default
+LIMIT_MAX_S = 3600
 ATTEMPT_LIMIT_S = 3.0
 FIRST_PAUSE_S = 0.5  # then twice as long each time
 AGAIN = {408, 425, 429}  # and every 5xx
@@ -64,30 +66,49 @@ class Target:
 
 
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
-    """Read the hook's document from standard input, tell it, and return the exit code."""
+    """Read the hook's document from standard input, tell it, and return the exit code.
+
+    All of it is done in a thread, which is left behind at the limit: a look-up of a name that hangs can
+    neither be interrupted nor be given a time, and a server that sends a byte now and then is never over.
+    """
     given = _parser().parse_args(arguments)
+    outcome: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
     until_s = time.monotonic() + given.limit
-    # urllib limits single waits only: a server that sends a byte now and then would never be over.
-    signal.signal(signal.SIGALRM, _too_late)
-    signal.setitimer(signal.ITIMER_REAL, max(0.001, given.limit))
+    threading.Thread(target=_run, args=(given, environment, until_s, outcome), daemon=True).start()
+    try:
+        error = outcome.get(timeout=given.limit)
+    except queue.Empty:
+        error = WebhookError(f"not told within {given.limit:g} s")
+    if error is None:
+        return 0
+    if not isinstance(error, WebhookError):
+        raise error
+    sys.stderr.write(f"replctl webhook: {error}\n")
+    return error.code
+
+
+def _run(
+    given: argparse.Namespace,
+    environment: Mapping[str, str],
+    until_s: float,
+    outcome: queue.SimpleQueue[Exception | None],
+) -> None:
     try:
         target = Target(url=_url(given.url_file, environment), ca_file=given.ca_file)
         document = _document(sys.stdin.buffer)
         body = json.dumps({"text": sentence(document), "event": document}).encode()
         tell(target, body, until_s=until_s)
-    except TimeoutError:
-        sys.stderr.write(f"replctl webhook: not told within {given.limit:g} s\n")
-        return 1
-    except WebhookError as error:
-        sys.stderr.write(f"replctl webhook: {error}\n")
-        return error.code
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    return 0
+    except Exception as error:
+        outcome.put(error)
+    else:
+        outcome.put(None)
 
 
-def _too_late(_signal: int, _frame: object) -> NoReturn:
-    raise TimeoutError
+def _limit(text: str) -> float:
+    limit_s = float(text)
+    if not 0 < limit_s <= LIMIT_MAX_S:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {LIMIT_MAX_S} s")
+    return limit_s
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--limit",
         metavar="SECONDS",
-        type=float,
+        type=_limit,
         default=LIMIT_S,
         help="for all of it, by default %(default)s",
     )
@@ -119,17 +140,26 @@ def _url(file: str | None, environment: Mapping[str, str]) -> str:
                 raise WebhookError(f"{file} is open to every user: chmod o= {file}", 2)
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            why = (error.strerror or "it takes too long") if isinstance(error, OSError) else "not UTF-8"
+            why = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise WebhookError(f"{file} cannot be read: {why}", 2) from None
     url = text.strip()
+    if not _is_usable(url):
+        raise WebhookError(f"{source} holds no usable address that begins with https://", 2)
+    return url
+
+
+def _is_usable(url: str) -> bool:
+    """Whether urllib can make something of it that keeps the secret."""
+    if not url.isascii() or not url.isprintable() or " " in url:
+        return False
     try:
         parts = urllib.parse.urlsplit(url)
-        secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+        host = parts.hostname or ""
+        host.encode("idna")
+        is_place = bool(host) and parts.port != 0 and not {"%", "@"} & set(parts.netloc)
     except ValueError:
-        secure = False
-    if not secure or not url.isascii() or not url.isprintable() or " " in url:
-        raise WebhookError(f"{source} holds no address that begins with https://", 2)
-    return url
+        return False
+    return is_place and (parts.scheme == "https" or (parts.scheme == "http" and host in _LOOPBACK))
 
 
 def _document(stream: IO[bytes]) -> dict[str, Any]:
@@ -180,7 +210,11 @@ def _opener(target: Target) -> urllib.request.OpenerDirector:
         context = ssl.create_default_context(cafile=target.ca_file)
     except OSError as error:
         raise WebhookError(f"{target.ca_file} cannot be used: {error.strerror or error}", 2) from None
-    return urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), _NoRedirect())
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.HTTPSHandler(context=context), _NoRedirect()]
+    if urllib.parse.urlsplit(target.url).scheme == "http":
+        # Without TLS a proxy would read the address, and "this machine" would be the proxy's.
+        handlers.append(urllib.request.ProxyHandler({}))
+    return urllib.request.build_opener(*handlers)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -226,4 +260,6 @@ def _post(opener: urllib.request.OpenerDirector, target: Target, body: bytes, li
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)  # the thread may hang in a look-up, or hold standard input, which would hold an exit up

@@ -8,7 +8,19 @@ from dataclasses import dataclass
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _LISTS = re.compile(r"\b(?:by|on|ignoring|without|group_left|group_right)\s*\(([^)]*)\)")
 _SELECTOR = re.compile(r"(?<![\w:$])([a-zA-Z_:][\w:]*)(?![\w:])(?!\s*\()\s*(?:\{([^}]*)\})?")
-_WORDS = {"and", "or", "unless", "bool", "by", "on", "ignoring", "without", "group_left", "group_right"}
+_WORDS = {
+    "and",
+    "or",
+    "unless",
+    "bool",
+    "by",
+    "on",
+    "ignoring",
+    "without",
+    "group_left",
+    "group_right",
+    "offset",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.support import need, run
@@ -51,10 +51,15 @@ def fire_just(
     found = [_SAMPLE.fullmatch(line) for line in metrics.splitlines() if not line.startswith("#")]
     rising = {**dict.fromkeys(_GROWING, 60.0), **(growing or {})}
     series = [_values(match["series"], float(match["value"]), now, rising) for match in found if match]
+    fire_just_by(rules, series, *expected)
+
+
+def fire_just_by(rules: Path, series: Sequence[Mapping[str, str]], *expected: str) -> None:
+    """The same for series as promtool has them: `{"series": ..., "values": ...}`, a value each minute."""
     ask = "count by (alertname, node, replica, slot_name, severity) (ALERTS{alertstate='firing'})"
     case = {
         "interval": "1m",
-        "input_series": series,
+        "input_series": list(series),
         "promql_expr_test": [
             {
                 "expr": ask,

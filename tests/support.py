@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -62,3 +63,10 @@ def run(
         text=True,
         timeout=limit_s,
     )
+
+
+def accepts(path: Path) -> bool:
+    """Whether somebody accepts connections at this Unix socket: its file is there a little before that."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(5)
+        return client.connect_ex(str(path)) == 0

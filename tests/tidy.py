@@ -359,6 +359,8 @@ POSTGRESQL_NAMES = re.compile(
     | syncrep_standby\w* | SYNC_STANDBY_DEFINED
     | standby[ ]status[ ]update
     | https?://\S+
+    # The paths of Patroni's health checks, which load balancers ask for.
+    | (?<=["/])(standby[-_])?leader(?=["`]) | (?<=["/])master(?=["`])
     """,
     re.VERBOSE | re.IGNORECASE,
 )

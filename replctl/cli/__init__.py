@@ -144,7 +144,7 @@ COMMANDS: tuple[Entry, ...] = (
         name="render-systemd",
         section="Set up",
         target="replctl.cli.render_systemd:render_systemd",
-        help="Print systemd units for the controller, checks and proxies.",
+        help="Print systemd units: controller, checks, server, proxies.",
     ),
     Entry(
         name="render-prometheus",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from replctl.cli.options import ClusterOption, InventoryOption, TimeoutOption
-from replctl.errors import ReplctlError, UsageError
+from replctl.errors import InventoryError, ReplctlError, UsageError
 
 if TYPE_CHECKING:
     from replctl.core.report import Report
@@ -59,13 +59,12 @@ def metrics(
     from replctl import __version__
     from replctl.cli.look import limit_of
     from replctl.core.metrics import Format, Run, collect, render
-    from replctl.inventory import unusable
     from replctl.noticed import failovers_seen
 
     began_s, limit_s = time.monotonic(), limit_of(timeout)
-    found, problems = _load(inventory, cluster)
-    if not found and textfile is None:
-        raise unusable(problems)
+    found, problem = _load(inventory, cluster)
+    if problem is not None and not found and textfile is None:
+        raise problem
     reports = asyncio.run(_look_at_all(found, limit_s))
     answered = all(any(n.reachable for n in r.status.nodes) for r in reports)
     seen = {i.settings.name: failovers_seen(i.settings.name) for i in found}
@@ -73,7 +72,7 @@ def metrics(
         version=__version__,
         at=time.time(),
         took_s=round(time.monotonic() - began_s, 6),
-        success=answered and not problems,
+        success=answered and problem is None,
         failovers={name: count for name, count in seen.items() if count is not None},
     )
     samples = collect(reports, run)
@@ -81,20 +80,24 @@ def metrics(
         sys.stdout.write(render(samples, Format(output)))
     else:
         _replace(textfile, render(samples, Format.TEXT))
-    if problems:
-        raise unusable(problems)
+    if problem is not None:
+        raise problem
     return 0 if answered else 1
 
 
-def _load(path: Path | None, cluster: str | None) -> tuple[list[Inventory], list[str]]:
-    """The inventories, and the problems of those that cannot be used: one of several hides no other."""
-    from replctl.inventory import find, load_all, survey
+def _load(path: Path | None, cluster: str | None) -> tuple[list[Inventory], ReplctlError | None]:
+    """The inventories that can be used, and what is wrong with the others: one of several hides no other."""
+    from replctl.inventory import find, load_all, survey, unusable
 
-    if cluster is not None:
-        return load_all(path, cluster=cluster), []
-    surveyed = survey(find(path))
+    try:
+        if cluster is not None:
+            return load_all(path, cluster=cluster), None
+        surveyed = survey(find(path))
+    except (InventoryError, UsageError) as error:
+        return [], error
     problems = [line for one in surveyed for line in one.problems]
-    return [one.inventory for one in surveyed if one.inventory is not None], problems
+    usable = [one.inventory for one in surveyed if one.inventory is not None]
+    return usable, unusable(problems) if problems else None
 
 
 async def _look_at_all(inventories: list[Inventory], limit_s: float) -> list[Report]:

@@ -1,7 +1,8 @@
-"""`replctl render-systemd`: units and timers for the controller, the checks and the proxies' files."""
+"""`replctl render-systemd`: units for the controller, the checks, the server and the proxies' files."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import stat
@@ -48,6 +49,17 @@ def render_systemd(
             help="Password file that root may read; systemd hands it to the units.",
         ),
     ] = None,
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="ADDR:PORT", help="Where the server's unit answers.")
+    ] = "127.0.0.1:8008",
+    token_file: Annotated[
+        str | None,
+        typer.Option(
+            "--token-file",
+            metavar="PATH",
+            help="The server's tokens, one a line, in a file that root may read; systemd hands it over.",
+        ),
+    ] = None,
     on_failure: Annotated[
         str | None, typer.Option("--on-failure", metavar="UNIT", help="Start this unit when a check fails.")
     ] = None,
@@ -56,7 +68,7 @@ def render_systemd(
     ] = False,
     _yes: YesOption = False,
 ) -> int:
-    """Print hardened systemd units, or write them: controller, checks, and render --watch for the proxies.
+    """Print hardened systemd units, or write them: controller, checks, server, and what keeps the proxies.
 
     The user is made up by systemd at each start (DynamicUser) unless the inventory names what only a real
     one can use: private files, commands, files to write. The units say which.
@@ -68,10 +80,21 @@ def render_systemd(
 
     if check and out is None:
         raise UsageError("--check needs --out DIR", why="it compares what is there")
+    _refuse_open_door(listen)
     found: dict[str, str] = {}
-    for one in load_all(inventory, cluster=cluster):
-        deployment = _deployment(
-            one, program or _this_program(), user=user, passfile=passfile, on_failure=on_failure
+    inventories = load_all(inventory, cluster=cluster)
+    if len(inventories) > 1:
+        _say(
+            f"the servers of {len(inventories)} clusters would all be at {listen}: start one of them, or"
+            " render each with --cluster and a --listen of its own"
+        )
+    for one in inventories:
+        deployment = dataclasses.replace(
+            _deployment(one, program or _this_program(), user=user),
+            passfile=passfile,
+            tokens=token_file,
+            listen=listen,
+            on_failure=on_failure,
         )
         _warn(one, deployment)
         try:
@@ -94,9 +117,19 @@ def _this_program() -> str:
     return str(Path(found).absolute())
 
 
-def _deployment(
-    inventory: Inventory, program: str, *, user: str, passfile: str | None, on_failure: str | None
-) -> Deployment:
+def _refuse_open_door(listen: str) -> None:
+    from replctl.server.access import Address
+
+    if not Address.parse(listen, "--listen").is_loopback:
+        raise UsageError(
+            f"--listen {listen} is not a loopback address",
+            why="there the server needs a certificate",
+            hint="render it for 127.0.0.1 and give serve the rest in a drop-in: docs/deploy.md",
+        )
+
+
+def _deployment(inventory: Inventory, program: str, *, user: str) -> Deployment:
+    """What the inventory says of it."""
     from replctl.render.systemd import Deployment
 
     tables = {"pgbouncer": inventory.pgbouncer, "haproxy": inventory.haproxy}
@@ -108,8 +141,6 @@ def _deployment(
         inventory=str(inventory.path.absolute()),
         user=user,
         account=_account(inventory, here),
-        passfile=passfile,
-        on_failure=on_failure,
         # Where Patroni fails over, replctl only looks.
         controller=inventory.settings.manager == "replctl",
         proxies=tuple(proxies),
@@ -164,7 +195,11 @@ def _warn(inventory: Inventory, deployment: Deployment) -> None:
         if Path(argv[0]).name in _GAINING:
             notes.append(f"{place}: {argv[0]} gains no rights in these units; see docs/deploy.md")
     for note in notes:
-        typer.echo(f"replctl: warning: {note}", err=True)
+        _say(note)
+
+
+def _say(note: str) -> None:
+    typer.echo(f"replctl: warning: {note}", err=True)
 
 
 def _write(directory: Path, found: dict[str, str], *, force: bool) -> int:

@@ -18,6 +18,7 @@ class Known:
     """What the looks up to now have left. `at` = Unix time of the last one that found something new."""
 
     at: float
+    system: str | None = None  # the system identifier of the servers
     primary: str | None = None  # the last there was
     failovers: int = 0  # how often another node was seen to have taken over the writes
     nodes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by node: its facts as text
@@ -44,24 +45,31 @@ class Noticed:
 def notice(known: Known | None, status: ClusterStatus) -> tuple[Known, tuple[Noticed, ...]]:
     """What is known after this look, and what it found to be another. A first look finds nothing.
 
-    A look from before the last change is an older one that took longer: it says nothing.
+    A look from before the last change is an older one that took longer: it says nothing. Other servers under
+    the same names, such as a lab that was built anew, have changed nothing; failovers go on being counted.
     """
     if known is not None and status.observed_at <= known.at:
         return known, ()
     nodes = {node.name: _facts(node) for node in status.nodes if node.name not in status.state.cut_short}
-    if known is None:
-        return Known(at=status.observed_at, primary=status.primary, nodes=nodes), ()
+    system = status.system_identifier or (known.system if known else None)
+    if known is None or known.system not in (None, system):
+        failovers = known.failovers if known else 0
+        first = Known(
+            at=status.observed_at, system=system, primary=status.primary, failovers=failovers, nodes=nodes
+        )
+        return first, ()
     names = [node.name for node in status.nodes]
     merged = {name: {**known.nodes.get(name, {}), **nodes.get(name, {})} for name in names}
     taken_over = None not in (known.primary, status.primary) and known.primary != status.primary
     after = Known(
         at=status.observed_at,
+        system=system,
         primary=status.primary or known.primary,
         failovers=known.failovers + taken_over,
         nodes=merged,
     )
     found = tuple(_differences(known, after))
-    if not found and (after.primary, merged) == (known.primary, dict(known.nodes)):
+    if not found and (system, after.primary, merged) == (known.system, known.primary, dict(known.nodes)):
         return known, ()
     return after, found
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from replctl.core.checks import evaluate
 from replctl.core.diagnose import Diagnosis, diagnose
@@ -10,7 +11,7 @@ from replctl.core.lag import LagHistory
 from replctl.core.model import ClusterState
 from replctl.core.results import CheckResult, Status, worst
 from replctl.core.settings import ClusterSettings
-from replctl.core.status import ClusterStatus, assess
+from replctl.core.status import ClusterStatus, NodeState, assess
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,3 +42,24 @@ def report(state: ClusterState, settings: ClusterSettings, history: LagHistory) 
 def reported(status: ClusterStatus) -> Report:
     """Diagnose and check what has been interpreted."""
     return Report(status=status, diagnosis=diagnose(status), results=evaluate(status))
+
+
+def with_disbelief(report: Report, timelines: Mapping[str, int]) -> Report:
+    """The report, with a problem where another node has shown a newer timeline than the primary's.
+
+    `timelines` = the newest that each node has shown. Routing believes no such primary.
+    """
+    node = report.status.primary_node
+    newest = max(timelines.values(), default=0)
+    if node is None or node.state is not NodeState.PRIMARY or (node.timeline or 0) >= newest:
+        return report
+    others = ", ".join(sorted(name for name, timeline in timelines.items() if timeline == newest))
+    problem = CheckResult(
+        name="primary",
+        status=Status.CRITICAL,
+        message=f"{node.name} is on timeline {node.timeline}, and {others} was seen on {newest}: "
+        "it is not given out for writes, nor its replicas for reads",
+        hint=f"if {others} is right, start it and replctl fence {node.name}; if not, copy it anew from "
+        f"{node.name}; where that cannot be, see docs/serve.md, An older timeline",
+    )
+    return replace(report, results=(*report.results, problem))

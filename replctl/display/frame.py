@@ -186,7 +186,7 @@ def _changes(screen: Screen) -> list[Line]:
     return [
         (
             Span(f"{clock(c.at)}  ", DIM),
-            Span(f"{c.node}: " if c.node else ""),
+            Span("" if c.fact == "primary" else f"{c.node}: "),
             Span(f"{c.fact} {c.before} {arrow} {c.after}"),
         )
         for c in screen.seen.changes

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from replctl.core.changes import Known, Noticed, notice
 from replctl.core.report import Report
 from replctl.core.results import Status
 from replctl.core.settings import ClusterSettings
 from replctl.core.status import NodeStatus
-from replctl.display.changes import Change, changes
 from replctl.display.columns import Row
 from replctl.display.overview import severities
 from replctl.display.sparkline import CELLS
@@ -52,12 +52,15 @@ class Seen:
     last: dict[str, NodeStatus] = field(default_factory=dict)  # the last facts of each node
     last_at: dict[str, float] = field(default_factory=dict)  # when they were sampled, our Unix time
     lags: dict[str, tuple[int | None, ...]] = field(default_factory=dict)  # the last looks, None = not known
-    changes: tuple[Change, ...] = ()
+    known: Known | None = None
+    changes: tuple[Noticed, ...] = ()
 
     def and_now(self, report: Report) -> Seen:
         """With one more look."""
         status = report.status
-        found = changes(self.report.status, status, self.last) if self.report else ()
+        # After a clock that was set back, begin anew: all looks would be older than what is known.
+        is_newer = self.known is not None and self.known.at < status.observed_at
+        known, found = notice(self.known if is_newer else None, status)
         answering = [n for n in status.nodes if n.reachable]
         skew_s = status.observed_at - status.state.observed_at_s
         return replace(
@@ -68,6 +71,7 @@ class Seen:
             lags={
                 n.name: (*self.lags.get(n.name, ())[-(CELLS - 1) :], n.lag.lag_bytes) for n in status.nodes
             },
+            known=known,
             changes=(*self.changes, *found)[-CHANGES_MAX:],
         )
 

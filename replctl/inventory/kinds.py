@@ -6,6 +6,7 @@ expectation says it all). Readers are pure: what is on disk is looked at in `fil
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,6 +78,23 @@ def host() -> Kind:
         return value
 
     return Kind("host", 'a host such as "10.0.0.1", "db1.example.org" or "::1"', read)
+
+
+def address() -> Kind:
+    """An address by its digits, for what looks up no names."""
+
+    def read(value: Any) -> str:
+        if not isinstance(value, str):
+            raise ValueError
+        try:
+            ipaddress.ip_address(value)
+        except ValueError:
+            raise ValueError("a name is not looked up here") from None
+        if "%" in value:
+            raise ValueError("a scope means something on one machine only")
+        return value
+
+    return Kind("text", 'an address such as "10.0.0.6" or "::1"', read)
 
 
 def integer(low: int, high: int, what: str = "a whole number") -> Kind:

@@ -106,7 +106,7 @@ HAPROXY = Table(
         Key(
             "check",
             kinds.choice("login", "sql", "http"),
-            "how the role is seen: at the login, by a query that knows the lag limits, or at check_port",
+            "how the role is seen: at the login, by a query that knows the lag limits, or by role endpoints",
             "login",
         ),
         Key(
@@ -117,6 +117,13 @@ HAPROXY = Table(
             absent="connection.user",
         ),
         Key("check_dbname", _user, "database it logs in to", "postgres"),
+        Key(
+            "check_addr",
+            kinds.address(),
+            "for http: address of the one `replctl serve` that answers for all nodes",
+            example="127.0.0.1",
+            absent="each node's own, as with Patroni",
+        ),
         Key("check_port", kinds.port(), "for http: port of the role endpoints", example=8008, absent="8008"),
         Key("check_interval_s", kinds.duration(0.1, 600), "between two checks", 2),
         Key("fall", kinds.integer(1, 100), "failed checks before a server is down", 3),
@@ -124,7 +131,7 @@ HAPROXY = Table(
         Key(
             "write_role_checks",
             kinds.flag(),
-            "let the checks pick the writer among all nodes; two primaries then both get writes",
+            "let the checks pick the writer of all nodes; without check_addr two primaries both get writes",
             False,
         ),
         Key("maxconn", kinds.integer(1, 1000000), "connections per server", example=100, absent="HAProxy's"),

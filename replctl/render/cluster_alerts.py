@@ -30,6 +30,17 @@ def primary_alerts(scope: Scope) -> Iterator[Alert]:
         "timeline: keep applications away from it, then `replctl fence` it.",
     )
     yield Alert(
+        name="ReplctlPrimaryNotGivenOut",
+        # Of each server by itself: what one has seen, another may not have.
+        expr=f"max without (node) ({scope.of(f.WRITE_TARGET)}) == 0 and on (cluster) "
+        f"{scope.of(f.PRIMARIES)} == 1",
+        for_s=60,
+        severity=CRITICAL,
+        summary=f"{scope.cluster} has a primary, and `replctl serve` sends no writes to it",
+        description="It is on an older timeline than another node was seen on, so it may be the one that was "
+        "replaced. The problems on the page of the server name both and what to do.",
+    )
+    yield Alert(
         name="ReplctlFailover",
         expr=f"max by (cluster) (increase({scope.of(f.FAILOVERS)}[15m])) > 0",
         severity=WARNING,

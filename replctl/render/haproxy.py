@@ -220,7 +220,8 @@ class _Work:
         routing = self.settings.routing
         max_lag_bytes = self.take.integer(routing.max_lag_bytes, "[routing] max_lag_bytes", 0, 2**62)
         if self.check == "http":
-            return role_checks.http_rules(role_checks.http_uri(max_lag_bytes, write=write))
+            served = None if self.table["check_addr"] is None else self.cluster
+            return role_checks.http_rules(served, max_lag_bytes, write=write)
         user = self.take.packed(self.user, f"{WHERE} check_user")
         dbname = self.take.packed(self.table["check_dbname"], f"{WHERE} check_dbname")
         if self.check == "login":
@@ -265,14 +266,33 @@ class _Work:
         Another port for clients means a pooler, which repeats what its server said when it last logged in.
         """
         if self.check == "http":
-            if node.host.startswith("/"):
-                self.take.refuse(node.host, f"{WHERE} check", "http does not go over a Unix socket")
-            port = CHECK_PORT if self.table["check_port"] is None else self.table["check_port"]
-            return [f"port {self.take.port(port, f'{WHERE} check_port')}"]
+            return self._served_at(node)
         if node.port == node.own_port or node.own_host.startswith("/"):
             return []
-        elsewhere = node.host != node.own_host and is_address(node.own_host)
-        return [*([f"addr {node.own_host}"] if elsewhere else []), f"port {node.own_port}"]
+        return [*_elsewhere(node), f"port {node.own_port}"]
+
+    def _served_at(self, node: _Node) -> list[str]:
+        """Where role endpoints are: all at `check_addr`, or each node's on its own machine."""
+        port = CHECK_PORT if self.table["check_port"] is None else self.table["check_port"]
+        words = [f"port {self.take.port(port, f'{WHERE} check_port')}"]
+        if self.table["check_addr"] is not None:
+            server = self.take.address(self.table["check_addr"], f"{WHERE} check_addr")
+            return [_addr(server), *words]
+        if node.host.startswith("/"):
+            expected = "http does not go over a Unix socket: name the server's address in check_addr"
+            self.take.refuse(node.host, f"{WHERE} check", expected)
+        return [*_elsewhere(node), *words]
+
+
+def _elsewhere(node: _Node) -> list[str]:
+    """The node's own address, where clients get another."""
+    differs = node.host != node.own_host and is_address(node.own_host)
+    return [_addr(node.own_host)] if differs else []
+
+
+def _addr(address: str) -> str:
+    """Without brackets HAProxy takes the end of an IPv6 address for a port."""
+    return f"addr [{address}]" if ":" in address else f"addr {address}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,11 +16,11 @@ LAG_SECONDS_COUNTED = "node:replctl_lag_seconds:counted"
 
 
 def recorded_lag(scope: Scope) -> Iterator[Record]:
-    """Lag as the checks count it: a replica that is delayed on purpose is behind by what exceeds that."""
+    """Lag as the checks count it: of a replica that is delayed on purpose, what that does not explain."""
     delayed = f"{scope.of(f.APPLY_DELAY)} > 0"
     yield Record(
         name=LAG_BYTES_COUNTED,
-        expr=f"({scope.of(f.TRANSPORT_LAG)} and ({delayed})) or {scope.of(f.LAG_BYTES)}",
+        expr=f"({scope.of(f.TRANSPORT_LAG)} and ({delayed})) or ({scope.of(f.LAG_BYTES)} unless ({delayed}))",
     )
     diverged = f"{scope.of(f.STATE, state='diverged')} == 1"
     beyond = f"clamp_min({scope.of(f.LAG_SECONDS)} - {scope.of(f.APPLY_DELAY)}, 0)"
@@ -131,24 +131,31 @@ def lag_alerts(scope: Scope) -> Iterator[Alert]:
                 description="`replctl status -o wide` tells transport lag (network, receiver) from apply "
                 "lag (a conflicting query, a slow disk).",
             )
-    lag = scope.of(f.LAG_BYTES)
+    lag = f"{LAG_BYTES_COUNTED}{{cluster={quoted(scope.cluster)}}}"
     yield Alert(
         name="ReplctlLagIncreasing",
         expr=f"deriv({lag}[15m]) > 0 and {lag} > {GROWING_BYTES}",
         for_s=900,
         severity=WARNING,
         summary=f"{NODE} of {scope.cluster} falls further and further behind",
-        description="For a quarter of an hour it has replayed more slowly than the primary writes.",
+        description="For a quarter of an hour it has fallen behind what the primary writes, and goes on so.",
     )
 
 
 def read_alerts(scope: Scope) -> Iterator[Alert]:
-    """Replicas that no read may go to."""
+    """Replicas that no read may go to, of those that are meant for reads: with a weight, and not delayed."""
+    idle = [n.name for n in scope.settings.nodes if n.weight == 0]
+    if len(idle) == len(scope.settings.nodes):
+        return
+    meant = {label: among(idle, is_in=False, label=label) if idle else None for label in ("node", "replica")}
     limit_s = scope.settings.routing.max_lag_s
-    of_delay = f'label_replace({scope.of(f.APPLY_DELAY)} > 0, "replica", "$1", "node", "(.+)")'
+    # By its last word: one that is silent meanwhile was not meant for reads either.
+    delayed = f"last_over_time({scope.of(f.APPLY_DELAY)}[1d]) > 0"
+    of_delay = f'label_replace({delayed}, "replica", "$1", "node", "(.+)")'
+    lag = scope.of(f.REPLICATION_LAG, meant["replica"])
     yield Alert(
         name="ReplctlLagOverReadLimit",
-        expr=f"{scope.of(f.REPLICATION_LAG)} > {number(limit_s)} unless on (cluster, replica) {of_delay}",
+        expr=f"{lag} > {number(limit_s)} unless on (cluster, replica) {of_delay}",
         for_s=30,
         severity=WARNING,
         summary=f"{{{{ $labels.replica }}}} of {scope.cluster} is too far behind to be read from",
@@ -161,7 +168,7 @@ def read_alerts(scope: Scope) -> Iterator[Alert]:
     }[scope.settings.routing.on_all_unfit]
     yield Alert(
         name="ReplctlAllReplicasUnfit",
-        expr=f"max by (cluster) ({scope.of(f.IN_POOL)}) == 0",
+        expr=f"max by (cluster) ({scope.of(f.IN_POOL, meant['node'])} unless ({delayed})) == 0",
         for_s=30,
         severity=CRITICAL if scope.settings.routing.on_all_unfit == "error" else WARNING,
         summary=f"no replica of {scope.cluster} is fit to serve reads",

@@ -28,11 +28,11 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def among(names: Iterable[str], *, is_in: bool = True) -> str:
+def among(names: Iterable[str], *, is_in: bool = True, label: str = "node") -> str:
     """A matcher of nodes by name."""
     # Names hold nothing but letters, digits, dots, hyphens and underscores.
     pattern = "|".join(name.replace(".", r"\.") for name in names)
-    return f"node{'=~' if is_in else '!~'}{quoted(pattern)}"
+    return f"{label}{'=~' if is_in else '!~'}{quoted(pattern)}"
 
 
 def outside(expression: str, allowed: Range, scale: float = 1.0) -> str | None:

@@ -80,18 +80,16 @@ def read_sql(max_lag_bytes: int, max_lag_s: float) -> str:
     return f"SELECT ({fit}) IS TRUE"
 
 
-def http_rules(uri: str) -> list[str]:
-    """Role endpoints as Patroni has them: 200 = yes."""
-    return [
-        "option httpchk",
-        f"http-check send meth OPTIONS uri {uri}",
-        "http-check expect status 200",
-    ]
+def http_rules(cluster: str | None, max_lag_bytes: int, *, write: bool) -> list[str]:
+    """Role endpoints as Patroni has them: 200 = yes. `cluster` = one `replctl serve` answers for all nodes.
 
-
-def http_uri(max_lag_bytes: int, *, write: bool) -> str:
-    """The endpoint for writing or for reading."""
-    return "/primary" if write else f"/replica?lag={int(max_lag_bytes)}"
+    Its paths name the node, which HAProxy fills in for each server; it knows the limits of the policy itself.
+    """
+    if cluster is not None:
+        uri = f"uri-lf /{cluster}/%[srv_name]/{'primary' if write else 'replica'}"
+    else:
+        uri = "uri /primary" if write else f"uri /replica?lag={int(max_lag_bytes)}"
+    return ["option httpchk", f"http-check send meth OPTIONS {uri}", "http-check expect status 200"]
 
 
 def _rules(first: bytes, dialogue: list[bytes]) -> list[str]:

@@ -50,13 +50,22 @@ def _unless_synced(scope: Scope) -> str:
 
 
 def _inactive(scope: Scope, group: Group, _severity: str, allowed: Range) -> str | None:
-    """By the time that the server tells (17 and later), else by how long it was seen so."""
+    """By the time that the server tells (17 and later), else by how long it was seen so.
+
+    Without one now, when that time began (as far as Prometheus looks back), and whenever it was seen in
+    between: a slot that was not seen for so long yet, as on a new primary, is not told of.
+    """
     since = scope.of(f.SLOT_INACTIVE_SINCE, group.matcher)
     told = outside(f"time() - {since}", allowed)
     if told is None:
         return None
     window_s = max(1, round(allowed.high)) if allowed.high < math.inf else DEFAULT_WINDOW_S
-    unused = f"max_over_time({scope.of(f.SLOT_ACTIVE, group.matcher)}[{window_s}s]) == 0 unless {since}"
+    active = scope.of(f.SLOT_ACTIVE, group.matcher)
+    began, between = (
+        f"min_over_time({active}[5m] offset {window_s}s)",
+        f"max_over_time({active}[{window_s}s])",
+    )
+    unused = f"{active} == 0 and {began} == 0 and {between} == 0 unless {since}"
     temporary = f"unless ignoring (slot_type, synced, temporary) {scope.of(f.SLOT_INFO, temporary='true')}"
     return f"({told} or ({unused})) {_unless_synced(scope)} {temporary}"
 

@@ -1,4 +1,4 @@
-"""systemd units of one cluster: the controller, the checks, and what keeps the proxies' configuration.
+"""systemd units of one cluster: the controller, the checks, the server, and what keeps the proxies' files.
 
 https://www.freedesktop.org/software/systemd/man/latest/systemd.exec.html is where the settings are explained.
 Everything here is text from values: the same values give the same units, with no time in them.
@@ -7,6 +7,7 @@ Everything here is text from values: the same values give the same units, with n
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 STATE = "replctl"  # below /var/lib; losing it loses history, never safety
@@ -60,6 +61,8 @@ class Deployment:
     user: str = "replctl"
     account: str | None = None  # why the user has to exist; None = systemd makes one up for each start
     passfile: str | None = None  # handed over by systemd, which reads it as root
+    tokens: str | None = None  # the server's token file, handed over likewise
+    listen: str = "127.0.0.1:8008"  # where the server answers
     on_failure: str | None = None  # a unit to start when a check fails
     controller: bool = True
     proxies: tuple[str, ...] = ()  # pgbouncer, haproxy
@@ -111,6 +114,7 @@ def units(deployment: Deployment) -> dict[str, str]:
         found[f"{_stem(d)}-controller.service"] = _controller(d)
     found[f"{_stem(d)}-check.service"] = _check(d)
     found[f"{_stem(d)}-check.timer"] = _timer(d)
+    found[f"{_stem(d)}-serve.service"] = _server(d)
     for proxy in sorted(d.proxies):
         found[f"{_stem(d)}-render-{proxy}.service"] = _renderer(d, proxy)
     return found
@@ -143,6 +147,21 @@ def _check(d: Deployment) -> str:
     )
 
 
+def _server(d: Deployment) -> str:
+    tokens = () if d.tokens is None else ("--token-file", f"{_runtime(d, 'serve')}/tokens")
+    # The copy of the tokens is made at a start: to reload them is to restart.
+    reload = ("ExecReload=/bin/kill -HUP $MAINPID",) if d.tokens is None else ()
+    return _service(
+        d,
+        "serve",
+        f"Metrics, role endpoints and status page of the PostgreSQL cluster {d.cluster}",
+        ("serve", "--listen", d.listen),
+        ("Type=notify", "WatchdogSec=30s", "TimeoutStopSec=15s", *reload, *_RESTART),
+        specified=tokens,
+        tokens=d.tokens,
+    )
+
+
 def _renderer(d: Deployment, proxy: str) -> str:
     shown = {"pgbouncer": "PgBouncer", "haproxy": "HAProxy"}[proxy]
     return _service(
@@ -169,7 +188,10 @@ def _service(
     *,
     writes: bool = False,
     on_failure: str | None = None,
+    specified: tuple[str, ...] = (),
+    tokens: str | None = None,
 ) -> str:
+    """One unit. `specified` are arguments that stay as they are, systemd's specifiers in them."""
     lasting = "Restart=always" in kind
     unit = [
         f"Description={description}",
@@ -181,8 +203,8 @@ def _service(
     words = [*arguments, "--cluster", d.cluster, "-i", d.inventory]
     service = [
         *kind,
-        *_secret(d, role),
-        f"ExecStart={program(d.program)} {' '.join(map(argument, words))}",
+        *_secrets(d, role, {"pgpass": d.passfile, "tokens": tokens}),
+        f"ExecStart={' '.join([program(d.program), *map(argument, words), *specified])}",
         *_identity(d),
         f"StateDirectory={STATE}",
         "StateDirectoryMode=0700",
@@ -221,21 +243,31 @@ def _identity(d: Deployment) -> list[str]:
     return [f"User={d.user}", *([] if d.account else ["DynamicUser=yes"])]
 
 
-def _secret(d: Deployment, role: str) -> list[str]:
-    """A password file of its own: libpq refuses one that a group may read, as credentials may look."""
-    if d.passfile is None:
+def _secrets(d: Deployment, role: str, files: Mapping[str, str | None]) -> list[str]:
+    """Files of the service's own: who reads them refuses what a group may read, as credentials may look."""
+    given = {name: file for name, file in files.items() if file is not None}
+    if not given:
         return []
-    _expect_absolute(d.passfile)
-    if not _BARE.fullmatch(d.passfile) or ":" in d.passfile:
-        raise ValueError(f"{d.passfile!r} has characters that LoadCredential= cannot have in a path")
-    place = f"{_stem(d)}-{role}"
+    for file in given.values():
+        _expect_absolute(file)
+        if not _BARE.fullmatch(file) or ":" in file:
+            raise ValueError(f"{file!r} has characters that LoadCredential= cannot have in a path")
+    place = _runtime(d, role)
     return [
-        f"LoadCredential=pgpass:{d.passfile}",
-        f"RuntimeDirectory={place}",
+        *(f"LoadCredential={name}:{file}" for name, file in given.items()),
+        f"RuntimeDirectory={place.removeprefix('%t/')}",
         "RuntimeDirectoryMode=0700",
-        f"Environment=PGPASSFILE=%t/{place}/pgpass",
-        f"ExecStartPre=/usr/bin/install -m 0600 ${{CREDENTIALS_DIRECTORY}}/pgpass %t/{place}/pgpass",
+        *([f"Environment=PGPASSFILE={place}/pgpass"] if "pgpass" in given else []),
+        *(
+            f"ExecStartPre=/usr/bin/install -m 0600 ${{CREDENTIALS_DIRECTORY}}/{name} {place}/{name}"
+            for name in given
+        ),
     ]
+
+
+def _runtime(d: Deployment, role: str) -> str:
+    """The unit's directory below /run, as systemd writes that."""
+    return f"%t/{_stem(d)}-{role}"
 
 
 def _optional(directory: str) -> str:

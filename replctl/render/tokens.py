@@ -116,6 +116,13 @@ class Whitelist:
         self.refuse(value, where, "expected a host name, an address without brackets or scope, or a path")
         return ""
 
+    def address(self, value: object, where: str) -> str:
+        """An address by its digits, where a name would be looked up but once."""
+        if isinstance(value, str) and is_address(value):
+            return value
+        self.refuse(value, where, 'expected an address such as "10.0.0.6" or "::1"')
+        return ""
+
     def bind(self, value: object, where: str) -> str:
         """Where a listener is: `*:5000`, `10.0.0.5:5000`, `[::1]:5000`."""
         if isinstance(value, str) and (parts := split_port(value)) is not None:

@@ -11,13 +11,13 @@ import asyncio
 import contextlib
 
 from replctl.core.routing import Fitness
+from replctl.server.connections import connections_max
 from replctl.server.places import Places
 from replctl.server.roles import ROLES, Limits, answer, view_of
 from replctl.server.watch import Seen
 
 LINE_BYTES_MAX = 160  # two names of 63 characters, and a role
 LINE_LIMIT_S = 2.0
-CONNECTIONS_MAX = 256
 WEIGHT_MAX = 100
 
 # Sessions that are there may go on: these replicas are right, only late or not wanted.
@@ -55,8 +55,9 @@ class Agent:
     def __init__(self, places: Places) -> None:
         self._places = places
         self._open = 0
+        self._most = connections_max()
 
-    def reply(self, line: str) -> str:
+    async def reply(self, line: str) -> str:
         """To `NODE` or `CLUSTER/NODE`, with or without ` ROLE` behind; replica where there is none."""
         path, _, role = line.strip().partition(" ")
         role = role.strip() or "replica"
@@ -64,18 +65,18 @@ class Agent:
         if found is None or role not in ROLES:
             return "down #unknown_name"
         watch, name = found
-        return state_line(role, name, watch.current)
+        return state_line(role, name, await watch.recent())
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One line in, one line out, within two seconds."""
         self._open += 1
         try:
-            if self._open > CONNECTIONS_MAX:
+            if self._open > self._most:
                 return
             with contextlib.suppress(TimeoutError, OSError, ValueError, asyncio.IncompleteReadError):
                 async with asyncio.timeout(LINE_LIMIT_S):
                     line = await reader.readline()
-                    writer.write(f"{self.reply(line.decode('ascii'))}\n".encode("ascii"))
+                    writer.write(f"{await self.reply(line.decode('ascii'))}\n".encode("ascii"))
                     await writer.drain()
         finally:
             self._open -= 1

@@ -23,9 +23,15 @@ _BUT_FOR_LAG = frozenset(
 _REPLICATION_STATES = {"streaming": NodeState.STREAMING, "in archive recovery": NodeState.ARCHIVE}
 TAG = "tag_"
 
+# Patroni's older words, which templates have in their paths; nowhere else does replctl use them.
+OLDER_WORDS = ("leader", "master")
+CASCADE_WORDS = ("standby-leader", "standby_leader")  # the first node of a cluster that follows another one
+
 ROLES = {
     "primary": "primary",
     "read-write": "primary",
+    **dict.fromkeys(OLDER_WORDS, "primary"),
+    **dict.fromkeys(CASCADE_WORDS, "cascade"),
     "replica": "replica",
     "read-only": "read-only",
     "sync": "sync",
@@ -87,6 +93,8 @@ def answer(role: str, name: str, seen: Seen | None, limits: Limits) -> Answer:
         return Answer(yes=node.reachable, why="it answers" if node.reachable else _unreachable(node))
     if asked == "primary":
         return _primary(node, seen)
+    if asked == "cascade":
+        return Answer(yes=False, why="no cluster of an inventory follows another cluster")
     if asked == "readiness":
         return _ready(node, seen, limits)
     if asked.startswith("read-only") and (found := _primary(node, seen)).yes:
@@ -96,6 +104,11 @@ def answer(role: str, name: str, seen: Seen | None, limits: Limits) -> Answer:
     if not found.yes or confirms in ("replica", "read-only"):
         return found
     return _confirming(node, confirms)
+
+
+def writer_of(seen: Seen) -> str | None:
+    """The node that is called the primary; None where none is."""
+    return next((node.name for node in seen.status.nodes if _primary(node, seen).yes), None)
 
 
 def _primary(node: NodeStatus, seen: Seen) -> Answer:

@@ -19,14 +19,12 @@ from replctl.inventory import Inventory
 from replctl.journal import Background
 from replctl.server.access import Address, Guard, read_tokens
 from replctl.server.agent import LINE_BYTES_MAX, Agent
-from replctl.server.connections import Connections
+from replctl.server.connections import BACKLOG, Entrance, listen
 from replctl.server.places import Places
 from replctl.server.watch import FIRST_LOOK_LIMIT_S, Watch
 from replctl.server.web import Site
 
 END_LIMIT_S = 3.0
-HANDSHAKE_LIMIT_S = 5.0
-BACKLOG = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +53,7 @@ class Server:
         self.stopping = asyncio.Event()
         self._options = options
         self._log = log
-        self._tls = _tls_context(options)
-        tokens = read_tokens(options.token_file) if options.token_file else ()
+        tokens, self._tls = _secrets(options)
         self._guard = Guard.of(tokens, (*options.hosts, options.listen.host))
         self._watches = [Watch(one, interval_s=options.interval_s, log=log) for one in inventories]
         try:
@@ -72,12 +69,11 @@ class Server:
     def reload(self) -> None:
         """Read the token file and the certificate again; what cannot be read stays as it was."""
         try:
-            if self._options.token_file:
-                self._guard.tokens = read_tokens(self._options.token_file)
-            if self._tls is not None:
-                _load_certificate(self._tls, self._options)
+            # All of it first, and a context of its own: one that is in use loses its key where the new one
+            # does not fit the new certificate.
+            self._guard.tokens, self._tls = _secrets(self._options)
         except UsageError as error:
-            self._log(f"not reloaded: {error}")
+            self._log(f"not reloaded, everything stays as it was: {error}")
         else:
             self._log("reloaded the token file and the certificate")
 
@@ -100,24 +96,18 @@ class Server:
             await asyncio.wait(looking, timeout=END_LIMIT_S)
 
     async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
-        options, loop = self._options, asyncio.get_running_loop()
+        options = self._options
         site = Site(
             self._places, self._guard, max_age_s=options.max_age_s, log=self._log, access=options.access_log
         )
-        connections = Connections(site.handle)
-        timeout_s = HANDSHAKE_LIMIT_S if self._tls else None
+        entrance = Entrance(site.handle, lambda: self._tls)
         with _refusing(options.listen, "--listen"):
-            server = await loop.create_server(
-                connections,
-                options.listen.host,
-                options.listen.port,
-                ssl=self._tls,
-                ssl_handshake_timeout=timeout_s,
-                backlog=BACKLOG,
-            )
-        stack.push_async_callback(connections.shutdown, END_LIMIT_S)
-        stack.callback(server.close)
-        self._log(f"listening on {'https' if self._tls else 'http'}://{_bound(server.sockets[0])}")
+            sockets = await listen(options.listen.host, options.listen.port)
+        stack.push_async_callback(entrance.close, END_LIMIT_S)
+        bound = _bound(sockets[0])
+        for one in sockets:
+            entrance.accept(one)
+        self._log(f"listening on {'https' if self._tls else 'http'}://{bound}")
         if options.agent_listen is None:
             return
         agent, address = Agent(self._places), options.agent_listen
@@ -150,23 +140,20 @@ async def serve(inventories: Sequence[Inventory], options: Options) -> int:
     return 0
 
 
-def _tls_context(options: Options) -> ssl.SSLContext | None:
+def _secrets(options: Options) -> tuple[tuple[bytes, ...], ssl.SSLContext | None]:
+    """Digests of the tokens, and what encrypts. Raises UsageError for a file that cannot be used."""
+    tokens = read_tokens(options.token_file) if options.token_file else ()
     if options.tls_cert is None:
-        return None
+        return tokens, None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    _load_certificate(context, options)
-    return context
-
-
-def _load_certificate(context: ssl.SSLContext, options: Options) -> None:
-    assert options.tls_cert is not None
     try:
         # An empty password, so that an encrypted key is an error and no question on the terminal.
         context.load_cert_chain(options.tls_cert, options.tls_key, password="")
     except (OSError, ssl.SSLError) as error:
         why = getattr(error, "reason", None) or error.strerror or str(error)
         raise UsageError(f"--tls-cert {options.tls_cert}", why=str(why), hint="both files are PEM") from None
+    return tokens, context
 
 
 @contextlib.contextmanager

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from functools import cached_property
 
 from replctl.core.model import ClusterState
-from replctl.core.report import Report, reported
-from replctl.core.routing import Memory, Snapshot, advance, choose_writer, make_snapshot
+from replctl.core.report import Report, reported, with_disbelief
+from replctl.core.routing import Memory, Snapshot, advance, choose_writer, make_snapshot, went_back
 from replctl.core.status import ClusterStatus, assess
 from replctl.inventory import Inventory
 from replctl.journal import Background, StateFile, load_history, redacted, save_history
@@ -26,10 +26,12 @@ from replctl.server.curves import Curves
 
 INTERVAL_S = 1.0
 LOOK_LIMIT_S = 3.0  # more than a node has to answer by default, so that the reason is its own
+RECENT_S = INTERVAL_S + LOOK_LIMIT_S  # how old a look gets, at the default interval, while a node is silent
+RECENT_LIMIT_S = 0.5  # less than any load balancer waits
 FIRST_LOOK_LIMIT_S = 5.0
 GAP_MIN_S = 0.25  # between two looks, however fresh they are asked for
 SAVE_EVERY_S = 60.0
-NEWEST = "newest"  # the file of the newest timeline that any node has ever shown
+TIMELINES = "timelines"  # the file of the newest timeline that each node has shown
 LEFT_MAX = 100  # looks that wait to be written down
 
 Log = Callable[[str], object]
@@ -38,15 +40,16 @@ Log = Callable[[str], object]
 class Seen:
     """What one look has shown, and what follows from it and from those before it."""
 
-    def __init__(self, status: ClusterStatus, snapshot: Snapshot) -> None:
+    def __init__(self, status: ClusterStatus, snapshot: Snapshot, memory: Memory) -> None:
         self.status = status
         self.snapshot = snapshot
+        self.memory = memory
         self.began_s = status.state.observed_at_s  # monotonic clock
 
     @cached_property
     def report(self) -> Report:
-        """Diagnosis and checks: made when first asked for, once."""
-        return reported(self.status)
+        """Diagnosis and checks, and what only earlier looks can tell: made when first asked for, once."""
+        return with_disbelief(reported(self.status), self.memory.timelines)
 
     def age_s(self) -> float:
         """Since the look began, so never less than the age of any fact in it."""
@@ -66,8 +69,8 @@ class Watch:
         self.looks = 0
         self._log = log
         self._history = load_history(self.name)
-        self._newest = StateFile(self.name, NEWEST)
-        self._memory = _remembered(self._newest)
+        self._timelines = StateFile(self.name, TIMELINES)
+        self._memory = _remembered(self._timelines)
         self._wanted = asyncio.Event()
         self._news = asyncio.Event()
         self._disk = Background(self._remember)
@@ -86,14 +89,23 @@ class Watch:
         """From this age on a look says of no node that it is fit for anything.
 
         A silent node can make a look take its limit, and the next one too: the first is that old by then.
+        Looks that are seldom by choice are no reason to believe them for longer: who asks has one taken.
         """
-        return 2 * (self.interval_s + LOOK_LIMIT_S)
+        return 2 * (min(self.interval_s, INTERVAL_S) + LOOK_LIMIT_S)
 
     @property
     def current(self) -> Seen | None:
         """The newest look, unless it is stale."""
         seen = self.newest
         return seen if seen is not None and seen.age_s() <= self.stale_after_s else None
+
+    async def recent(self) -> Seen | None:
+        """The look that a load balancer is answered from: a new one where that can be had soon.
+
+        Else the newest one; where that is stale, a whole look is waited for, and None is what is left.
+        """
+        limit_s = RECENT_LIMIT_S + (LOOK_LIMIT_S if self.current is None else 0.0)
+        return await self.fresh(RECENT_S, limit_s) or self.current
 
     async def fresh(self, max_age_s: float, limit_s: float) -> Seen | None:
         """A look that began at most `max_age_s` before this call; None where none came within `limit_s`."""
@@ -144,7 +156,7 @@ class Watch:
             stale_at_s=now_s + self.stale_after_s,
         )
         self.curves.add(state.observed_at, {n.name: n.lag.lag_bytes for n in status.replicas})
-        self.newest = Seen(status, snapshot)
+        self.newest = Seen(status, snapshot, self._memory)
         self.looks += 1
         last, self._last = self._last, _gist(status)
         if last != self._last or time.monotonic() - self._saved_s >= SAVE_EVERY_S:
@@ -163,7 +175,7 @@ class Watch:
         if not self._left:  # dropped while the disk hung
             return
         status = self._left.popleft()
-        _keep_newest(self._newest, self._memory)
+        _keep_timelines(self._timelines, self._memory, status)
         failovers = leave_changes(status)
         self.failovers = self.failovers if failovers is None else failovers
         if save_history(self.name, status.history):
@@ -187,16 +199,21 @@ def _gist(status: ClusterStatus) -> tuple[object, ...]:
 def _remembered(file: StateFile) -> Memory:
     """What earlier runs saw: a primary on an older timeline than that is not believed."""
     document = file.read()
-    system, newest = document.get("system"), document.get("newest")
-    known = isinstance(system, str) and isinstance(newest, int)
-    return Memory(system=system, newest=newest or 0) if known else Memory()
+    system, timelines = document.get("system"), document.get("timelines")
+    if not isinstance(system, str) or not isinstance(timelines, dict):
+        return Memory()
+    return Memory(system=system, timelines={n: t for n, t in timelines.items() if isinstance(t, int)})
 
 
-def _keep_newest(file: StateFile, memory: Memory) -> None:
-    """Leave the newest timeline for later runs. It only grows, unless the cluster has become another one."""
-    before = _remembered(file)
-    if memory.system is None or (before.system == memory.system and before.newest >= memory.newest):
+def _keep_timelines(file: StateFile, memory: Memory, status: ClusterStatus) -> None:
+    """Leave for later runs what each node has shown. What others have seen holds, but for what went back."""
+    if memory.system is None:
         return
+    back = {node.name for node in status.nodes if went_back(node, status)}
     with file.locked() as held:
-        if held:
-            file.write({"system": memory.system, "newest": memory.newest})
+        before = _remembered(file)
+        kept = dict(before.timelines) if before.system == memory.system else {}
+        for name, timeline in memory.timelines.items():
+            kept[name] = timeline if name in back else max(timeline, kept.get(name, 0))
+        if held and (before.system, before.timelines) != (memory.system, kept):
+            file.write({"system": memory.system, "timelines": kept})

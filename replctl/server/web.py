@@ -24,7 +24,7 @@ from replctl.server.access import Guard
 from replctl.server.connections import closing
 from replctl.server.page import CONTENT_POLICY, REFRESH_S, page
 from replctl.server.places import Places
-from replctl.server.roles import ROLES, answer, limits_of
+from replctl.server.roles import ROLES, answer, limits_of, writer_of
 from replctl.server.watch import Seen, Watch
 
 WAIT_LIMIT_S = 6.0  # for a look as fresh as asked; Prometheus gives up after ten
@@ -95,11 +95,11 @@ class Site:
             raise Refused(405, "only GET, HEAD and OPTIONS", Allow=", ".join(TELLS))
         if path in self._shown and not _is_check_of_the_root(path, request):
             return await self._show(path, request)
-        return self._tell(path, request)
+        return await self._tell(path, request)
 
     # ---- yes or no
 
-    def _tell(self, path: str, request: web.BaseRequest) -> web.Response:
+    async def _tell(self, path: str, request: web.BaseRequest) -> web.Response:
         if not path.startswith("/"):  # an address elsewhere, or `*`
             raise Refused(404, "no such path: it begins with /")
         *place, role = path.split("/")[1:]
@@ -108,16 +108,16 @@ class Site:
         if role not in ROLES or (found is None and place):
             raise Refused(404, "no such path: the names are those of the inventory")
         if found is None:
-            return self._tell_of_all(role)
+            return await self._tell_of_all(role)
         watch, name = found
         try:
             limits = limits_of(request.query)
         except ValueError as error:
-            raise Refused(400, f"lag: {error}") from None
-        seen = watch.current
+            raise Refused(400, f"lag: {error}; expected a size such as 16MB") from None
+        seen = await watch.recent()
         found_answer = answer(role, name, seen, limits)
         status = 200 if found_answer.yes else 503
-        if request.method != "GET" or not self._guard.admits(request.headers.get("Authorization")):
+        if request.method != "GET" or not self._may_read(request):
             return web.Response(status=status)
         node = seen.status[name] if seen is not None else None
         document = {
@@ -132,10 +132,16 @@ class Site:
         }
         return web.Response(status=status, text=to_json(document) + "\n", content_type="application/json")
 
-    def _tell_of_all(self, role: str) -> web.Response:
+    def _may_read(self, request: web.BaseRequest) -> bool:
+        """Whether an answer may say more than yes or no."""
+        guard, headers = self._guard, request.headers
+        return guard.knows(headers.get("Host")) and guard.admits(headers.get("Authorization"))
+
+    async def _tell_of_all(self, role: str) -> web.Response:
         """Without a node: how this server itself is. To anything else the answer is no, for everybody."""
-        well = all(watch.current is not None for watch in self._places.watches)
         if ROLES[role] in ("liveness", "readiness"):
+            looks = await asyncio.gather(*(watch.recent() for watch in self._places.watches))
+            well = all(seen is not None for seen in looks)
             return web.Response(status=200 if well else 503)
         raise Refused(503, f"of which node? /NODE/{role}, or start it with --node NODE")
 
@@ -159,7 +165,10 @@ class Site:
         return Body(content=content, kind=CONTENT_TYPES[form], headers={"Vary": "Accept"})
 
     async def _probe(self, request: web.BaseRequest) -> Body:
-        found = self._places.node(request.query.get("target", "").split("/"))
+        targets = request.query.getall("target", [])
+        if len(targets) > 1:
+            raise Refused(400, "target: one node for each request; /metrics has all of them")
+        found = self._places.node("".join(targets).split("/"))
         if found is None:
             raise Refused(404, "target: no such node in the inventory (NODE, or CLUSTER/NODE)")
         watch, name = found
@@ -178,6 +187,7 @@ class Site:
 
     async def _page(self, request: web.BaseRequest) -> Body:
         watches = self._chosen(request)
+        await asyncio.gather(*(watch.recent() for watch in watches))  # the page says how old what it has is
         refresh_s = _seconds(request, "refresh", REFRESH_S)
         text = page(watches, refresh_s=round(refresh_s), now_at=time.time())
         headers = {"Content-Security-Policy": CONTENT_POLICY, "X-Frame-Options": "DENY"}
@@ -209,6 +219,7 @@ class Site:
             took_s=max(one.status.took_s for one in seen),
             success=all(any(node.reachable for node in one.status.nodes) for one in seen),
             failovers={n: count for n in names if (count := watches[n].failovers) is not None},
+            writers={one.status.settings.name: writer_of(one) for one in seen},
         )
         return collect([one.report for one in seen], run)
 
@@ -223,11 +234,12 @@ class Site:
 
 
 def _is_check_of_the_root(path: str, request: web.BaseRequest) -> bool:
-    """`OPTIONS /` and `HEAD /` of a load balancer, which sends no Accept with its GET either.
+    """Whether it asks who is the primary, as load balancers and other checkers do.
 
-    A page that is always there would be a yes for every server behind it.
+    A page that is always there would be a yes for every server behind it: only who asks for a page gets it,
+    as every browser does. `*/*`, which curl, Kubernetes and Consul send, does not.
     """
-    return path == "/" and (request.method != "GET" or "Accept" not in request.headers)
+    return path == "/" and (request.method != "GET" or "text/html" not in request.headers.get("Accept", ""))
 
 
 def _format(request: web.BaseRequest) -> Format:
@@ -239,7 +251,7 @@ def _seconds(request: web.BaseRequest, key: str, default_s: float) -> float:
     try:
         return parse_duration(request.query[key]) if key in request.query else default_s
     except ValueError as error:
-        raise Refused(400, f"{key}: {error}") from None
+        raise Refused(400, f"{key}: {error}; expected a time such as 500ms") from None
 
 
 def _of_node(samples: list[Samples], name: str) -> list[Samples]:

@@ -173,6 +173,11 @@ class Serve:
         return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
     @property
+    def descriptors(self) -> int:
+        """How many files and connections it has open."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    @property
     def cpu_s(self) -> float:
         """The CPU time that it has used."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()

@@ -7,6 +7,7 @@ of its own.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import shutil
 import signal
@@ -23,9 +24,10 @@ import psycopg
 import pytest
 import yaml
 
-from replctl.lab.account import server_account
+from replctl.lab.account import Account, server_account
 from replctl.lab.ports import Reservation
 from tests.live.servers import SERVERS
+from tests.promtool import accept_rules, promtool
 from tests.support import ROOT, need, replctl, run, wait_until
 
 pytestmark = pytest.mark.live
@@ -237,13 +239,15 @@ def the_proxies_begin_with_what_configure_writes(nodes: Nodes) -> None:
     with Reservation(3) as reserved:
         pooler, writes, reads = reserved.ports
     config = nodes.directory / "config"
-    for name in ("pgbouncer", "haproxy"):
+    for name in ("pgbouncer", "haproxy", "prometheus"):
         (config / name).mkdir(parents=True)
     env = container_environment(nodes, writes, reads)
     done = run([str(DEPLOY / "configure.sh")], env=env)
     assert done.returncode == 0, done.stderr
     again = run([str(DEPLOY / "configure.sh")], env=env)
-    assert (again.returncode, again.stderr.count("is as it should be")) == (0, 2)
+    assert (again.returncode, again.stderr.count("is as it should be")) == (0, 3)
+    prometheus_takes_its_rules(config)
+    the_server_answers_as_its_container_would(nodes, env)
 
     scratch = nodes.directory / "pg1" / "run"
     supervisor = scratch / "supervisor.sock"
@@ -279,6 +283,44 @@ def the_proxies_begin_with_what_configure_writes(nodes: Nodes) -> None:
     assert gone.returncode == 1
 
 
+def prometheus_takes_its_rules(config: Path) -> None:
+    own = (DEPLOY / "prometheus.yml").read_text()
+    assert own.count("/config/prometheus/replctl.rules.yml") == 1
+    file = config / "prometheus.yml"
+    file.write_text(own.replace("/config/", f"{config}/"))
+    done = promtool("check", "config", str(file))
+    assert (done.returncode, "1 rule files found" in done.stdout) == (0, True), done.stderr
+    accept_rules(config / "prometheus/replctl.rules.yml")
+    # Prometheus runs as another user there.
+    assert (config / "prometheus/replctl.rules.yml").stat().st_mode & 0o777 == 0o644
+
+
+def the_server_answers_as_its_container_would(nodes: Nodes, env: dict[str, str]) -> None:
+    service = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["serve"]
+    with Reservation(1) as reserved:
+        (port,) = reserved.ports
+    words = [word.replace("0.0.0.0:8008", f"0.0.0.0:{port}") for word in service["command"]]
+    program, option, script = service["healthcheck"]["test"][1:]
+    check = [sys.executable, option, script.replace("8008", str(port))]
+    assert program == "python"
+    assert run(check).returncode != 0
+    with started([str(DEPLOY / "replctl.sh"), *words], env):
+        wait_until(lambda: run(check).returncode == 0, "its health check is content", limit_s=30)
+        assert [asked(port, host) for host in ("serve:8008", "127.0.0.1:8008", "evil.example")] == [
+            200,
+            200,
+            421,
+        ]
+
+
+def asked(port: int, host: str) -> int:
+    """The code of /metrics for whoever calls the server so."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    with contextlib.closing(connection):
+        connection.request("GET", "/metrics", headers={"Host": host})
+        return connection.getresponse().status
+
+
 def admin_consoles(nodes: Nodes, pooler: int) -> tuple[str, str]:
     """How PgBouncer and HAProxy begin to tell of themselves to replctl, by the ways of the inventory."""
     password = (nodes.directory / "secrets/replctl_password").read_text()
@@ -306,6 +348,7 @@ def container_environment(nodes: Nodes, writes: int, reads: int) -> dict[str, st
     path.chmod(0o644)
     return {
         "PATH": f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/bin",
+        "PYTHONPATH": str(ROOT),
         "TMPDIR": str(nodes.directory),
         "CONFIG": str(nodes.directory / "config"),
         "PGBOUNCER_CONFIG": str(nodes.directory / "config/pgbouncer"),
@@ -316,10 +359,14 @@ def container_environment(nodes: Nodes, writes: int, reads: int) -> dict[str, st
     }
 
 
-@contextlib.contextmanager
-def unprivileged(command: list[str], env: dict[str, str]) -> Iterator[None]:
+def unprivileged(command: list[str], env: dict[str, str]) -> contextlib.AbstractContextManager[None]:
     """The program as a user without rights, for as long as this lasts."""
-    account = server_account()
+    return started(command, env, server_account())
+
+
+@contextlib.contextmanager
+def started(command: list[str], env: dict[str, str], account: Account | None = None) -> Iterator[None]:
+    """The program, as this user or as ourselves, for as long as this lasts."""
     process = subprocess.Popen(
         command,
         env=env,
@@ -449,12 +496,16 @@ def test_the_file_is_valid_and_has_every_part(composed: dict[str, Any]) -> None:
         "pg2",
         "pg3",
         "pgbouncer",
+        "prometheus",
         "render-haproxy",
         "render-pgbouncer",
+        "serve",
     ]
 
 
-def test_only_the_proxies_are_published_and_only_on_loopback(composed: dict[str, Any]) -> None:
+def test_only_what_people_and_applications_use_is_published_and_only_on_loopback(
+    composed: dict[str, Any],
+) -> None:
     published = {name: service.get("ports", []) for name, service in composed["services"].items()}
     # Older programs print texts, newer ones tables.
     flat = sorted(
@@ -463,11 +514,18 @@ def test_only_the_proxies_are_published_and_only_on_loopback(composed: dict[str,
         for port in ports
     )
 
-    assert {name for name, ports in published.items() if ports} == {"haproxy", "pgbouncer"}
+    assert {name for name, ports in published.items() if ports} == {
+        "haproxy",
+        "pgbouncer",
+        "prometheus",
+        "serve",
+    }
     assert [port.removesuffix("/tcp") for port in flat] == [
         "127.0.0.1:5000:5000",
         "127.0.0.1:5001:5001",
         "127.0.0.1:6432:6432",
+        "127.0.0.1:8008:8008",
+        "127.0.0.1:9090:9090",
     ]
 
 
@@ -505,6 +563,23 @@ def test_secrets_are_files_that_the_services_need_and_nothing_in_the_environment
     assert "PASSWORD" not in str([service.get("environment") for service in composed["services"].values()])
     ignored = [(ROOT / name).read_text().split() for name in (".gitignore", ".dockerignore")]
     assert ["deploy/secrets/" in ignored[0], "deploy/secrets" in ignored[1]] == [True, True]
+
+
+def test_prometheus_scrapes_the_server_by_its_name_and_what_it_keeps_has_a_volume(
+    composed: dict[str, Any],
+) -> None:
+    services = composed["services"]
+    (job,) = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"]
+    (target,) = job["static_configs"][0]["targets"]
+    host, port = target.split(":")
+    networks = [set(services[name]["networks"]) for name in (host, "prometheus")]
+
+    assert set.intersection(*networks) == {"monitoring"}
+    words = services[host]["command"]
+    assert words[words.index("--allow-host") + 1] == host
+    assert words[words.index("--listen") + 1] == f"0.0.0.0:{port}"
+    assert "prometheus-data" in str(services["prometheus"]["volumes"])
+    assert "--storage.tsdb.path=/prometheus" in services["prometheus"]["command"]
 
 
 def test_every_file_that_a_container_runs_is_there(composed: dict[str, Any]) -> None:

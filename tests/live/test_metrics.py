@@ -166,6 +166,34 @@ def test_one_broken_inventory_hides_no_other_cluster(lab: Lab, tmp_path: Path) -
     accept_metrics(file.read_text())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("-i", "{missing}"), "replctl: {missing}: not found (named by --inventory)"),
+        (("--cluster", "orders"), "replctl: no cluster 'orders' in the inventory"),
+        (("-i", "{broken}", "--cluster", "lab"), "replctl: the inventory has 2 problems"),
+    ],
+)
+def test_a_textfile_says_that_the_inventory_could_not_be_used(
+    lab: Lab, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    environ, file = environment(write_inventory(lab)), tmp_path / "replctl.prom"
+    assert replctl("metrics", "--textfile", str(file), env=environ).returncode == 0
+    assert "\nreplctl_last_run_success 1\n" in file.read_text()
+    named = {"missing": str(tmp_path / "none.toml"), "broken": str(tmp_path / "broken.toml")}
+    (tmp_path / "broken.toml").write_text("schema = 1\n")
+    (tmp_path / "broken.toml").chmod(0o600)
+
+    options = [one.format(**named) for one in arguments]
+    done = replctl("metrics", *options, "--textfile", str(file), env=environ)
+
+    assert (done.returncode, done.stdout, done.stderr.splitlines()[0]) == (2, "", said.format(**named))
+    assert "\nreplctl_last_run_success 0\n" in file.read_text()
+    accept_metrics(file.read_text())
+    without = replctl("metrics", *options, env=environ)
+    assert (without.returncode, without.stdout, without.stderr) == (2, "", done.stderr)
+
+
 def _events(inventory: Path) -> list[dict[str, Any]]:
     done = replctl("events", "--lines", env=environment(inventory))
     assert (done.returncode, done.stderr) == (0, "")

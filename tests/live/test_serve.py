@@ -15,6 +15,7 @@ import pytest
 
 from replctl.core.metrics import BY_NAME
 from replctl.lab import Lab
+from replctl.server.watch import RECENT_S
 from tests.live.failover_support import (
     GRACES,
     ask,
@@ -203,6 +204,17 @@ def test_with_a_node_bare_paths_mean_it(lab: Lab) -> None:
         assert server.ask("/", Accept="text/html").headers["Content-Type"] == "text/html; charset=utf-8"
 
 
+@pytest.mark.parametrize("accept", ["*/*", "", "application/json", "text/plain", "text/*"])
+def test_a_checker_that_accepts_anything_is_told_the_role_and_shown_no_page(lab: Lab, accept: str) -> None:
+    path = inventory_of(lab)
+    with Serve(path, *FAST, "--node", "pg2") as server:
+        assert server.ask("/", Accept=accept).code == 503
+    with Serve(path, *FAST, "--node", "pg1") as server:
+        assert server.ask("/", Accept=accept).json["reason"] == "it takes writes"
+    with Serve(path, *FAST) as server:
+        assert server.ask("/", Accept=accept).code == 503
+
+
 def test_the_endpoints_follow_a_failover(lab: Lab) -> None:
     path = inventory_of(lab)
     with Serve(path, *FAST) as server:
@@ -243,6 +255,15 @@ def test_a_probe_tells_of_one_node_and_of_names_of_the_inventory_only(lab: Lab) 
         assert 'replctl_node_up{cluster="lab",node="pg3"} 0' in lines
         assert not [line for line in lines if 'node="pg1"' in line or 'node="pg2"' in line]
         assert server.ask("/probe?target=lab/pg1").code == 200
+        both = server.ask("/probe?target=pg1&target=pg2")
+        assert (both.code, both.text) == (
+            400,
+            "target: one node for each request; /metrics has all of them\n",
+        )
+        assert {path: server.ask(path).text for path in ("/pg2/replica?lag=-1", "/metrics?max_age=soon")} == {
+            "/pg2/replica?lag=-1": "lag: not a number and a unit; expected a size such as 16MB\n",
+            "/metrics?max_age=soon": "max_age: not a number and a unit; expected a time such as 500ms\n",
+        }
         for target in (
             "",
             "pg9",
@@ -330,6 +351,23 @@ def test_ten_who_ask_at_once_cost_one_look(lab: Lab) -> None:
             looks = {one.result().json["observed_at"] for one in asked}
             assert 1 <= len(looks) <= 2
             assert first not in looks
+
+
+@pytest.mark.slow
+def test_a_load_balancer_is_told_of_now_however_seldom_the_nodes_are_looked_at(lab: Lab) -> None:
+    options = ("--interval", "1h", "--agent-listen", "127.0.0.1:0", "--node", "pg1")
+    with Serve(inventory_of(lab), *options) as server:
+        assert server.codes("pg1")["pg1"] == PRIMARY
+        lab.stop("pg1")
+        server.wait_code("/pg1/primary", 503, limit_s=RECENT_S + 1)
+        lab.start("pg1")
+        server.wait_code("/pg1/primary", 200, limit_s=RECENT_S + 1)
+        lab.freeze("pg3")  # so that a look takes its time
+        threading.Event().wait(STALE_S + 2)
+        assert [server.code(path) for path in ("/pg1/primary", "/liveness", "/readiness")] == [200] * 3
+        assert server.ask("/pg1/primary").json["age_s"] < RECENT_S
+        threading.Event().wait(STALE_S + 2)
+        assert server.agent("pg2") == "up ready 100%\n"
 
 
 def test_an_answer_is_never_older_than_asked(lab: Lab) -> None:

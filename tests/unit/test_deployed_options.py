@@ -19,6 +19,7 @@ DEPLOYMENT = systemd.Deployment(
     program="/usr/bin/replctl",
     user="replctl",
     proxies=("pgbouncer", "haproxy"),
+    tokens="/etc/replctl/tokens",
 )
 
 
@@ -33,8 +34,8 @@ def from_units() -> list[list[str]]:
 def from_compose() -> list[list[str]]:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()
     own = [s for s in services if s.get("image") == "replctl:local" and "entrypoint" not in s]
-    checks = [s["healthcheck"]["test"][2:] for s in own if "test" in s.get("healthcheck", {})]
-    return [s["command"] for s in own] + checks
+    checks = [s["healthcheck"]["test"] for s in own if "healthcheck" in s]
+    return [s["command"] for s in own] + [words[2:] for words in checks if words[1] == "/deploy/replctl.sh"]
 
 
 def from_scripts() -> list[list[str]]:

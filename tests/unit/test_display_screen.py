@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from replctl.display.changes import Change
+from replctl.core.changes import Noticed
 from replctl.display.screen import CHANGES_MAX, Screen, Seen, Sort
 from replctl.display.sparkline import CELLS
 from replctl.display.style import ASCII, Medium
@@ -144,10 +144,7 @@ def test_a_failover_is_told_as_it_was_seen():
     first = looks(trio(), gone).changes
     second = looks(trio(), gone, promoted).changes[-CHANGES_MAX:]
 
-    assert first[:2] == (
-        Change(NOW + 2, None, "primary", "pg1", "none"),
-        Change(NOW + 2, "pg1", "state", "primary", "unreachable"),
-    )
+    assert first[0] == Noticed(at=NOW + 2, fact="state", node="pg1", before="primary", after="unreachable")
     assert {(c.node, c.fact, c.before, c.after) for c in second} >= {
         ("pg2", "role", "replica", "primary"),
         ("pg2", "timeline", "1", "2"),
@@ -166,6 +163,21 @@ def test_what_is_unknown_for_a_while_has_not_changed():
     assert ("pg3", "timeline", "1", "2") in [
         (c.node, c.fact, c.before, c.after) for c in new_timeline.changes
     ]
+
+
+def test_changes_are_told_again_after_the_clock_was_set_back():
+    def look(seen: Seen, at: float, **spoilt) -> Seen:
+        from replctl.core.lag import LagHistory
+        from replctl.core.report import report
+
+        state = state_of(*trio(**spoilt), observed_at=at)
+        return seen.and_now(report(state, seen.settings, LagHistory()))
+
+    seen = look(Seen(settings=inventory_of()), NOW)
+    seen = look(seen, NOW - 3600)
+    seen = look(seen, NOW - 3598, pg3=unreachable("pg3"))
+
+    assert [(c.at, c.node, c.after) for c in seen.changes] == [(NOW - 3598, "pg3", "unreachable")]
 
 
 def test_only_the_last_changes_are_kept():

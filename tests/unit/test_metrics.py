@@ -32,7 +32,9 @@ from tests.unit.builders import (
     without_receiver,
 )
 
-RUN = Run(version="1.2", at=NOW, took_s=0.25, success=True, failovers={"orders": 2})
+RUN = Run(
+    version="1.2", at=NOW, took_s=0.25, success=True, failovers={"orders": 2}, writers={"orders": "pg1"}
+)
 Found = dict[tuple[str, ...], float]
 
 
@@ -123,6 +125,7 @@ def test_a_healthy_cluster_is_told_in_full() -> None:
     assert found["replctl_lag_seconds"] == {("pg2",): 0.0, ("pg3",): 0.0}
     assert found["db_replication_lag_seconds"] == {("pg2",): 0.0, ("pg3",): 0.0}
     assert found["db_failover_total"] == {(): 2.0}
+    assert found["replctl_write_target"] == {("pg1",): 1.0, ("pg2",): 0.0, ("pg3",): 0.0}
     assert found["replctl_wal_position_bytes"] == {("pg1",): float(END)}
     assert found["replctl_expected_connected"] == {("pg2",): 1.0, ("pg3",): 1.0}
     assert found["replctl_node_in_pool"] == {("pg2",): 1.0, ("pg3",): 1.0}
@@ -147,6 +150,7 @@ def test_what_is_not_known_is_absent_and_never_0() -> None:
         "replctl_node_scrape_error",
         "replctl_node_state",
         "replctl_node_up",
+        "replctl_write_target",
     }
 
 

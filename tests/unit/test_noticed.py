@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,16 @@ def test_an_older_look_that_took_longer_takes_nothing_back(tmp_path: Path) -> No
     leave_changes(look(5, **TAKEN_OVER), tmp_path)
     count = len(told(tmp_path))
     assert leave_changes(look(3), tmp_path) == 1
+    assert len(told(tmp_path)) == count
+
+
+def test_other_servers_under_the_same_names_have_changed_nothing(tmp_path: Path) -> None:
+    """A lab that is built anew, after one that ended with another primary."""
+    leave_changes(look(0), tmp_path)
+    leave_changes(look(5, **TAKEN_OVER), tmp_path)
+    count = len(told(tmp_path))
+    built_anew = [replace(node, system_identifier="7000000000000000009") for node in trio()]
+    assert leave_changes(assessed(*built_anew, observed_at=NOW + 60), tmp_path) == 1
     assert len(told(tmp_path)) == count
 
 

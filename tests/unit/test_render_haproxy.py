@@ -12,6 +12,7 @@ from replctl.render import haproxy, role_checks
 from replctl.render.placement import Placement, Reader, from_inventory, from_snapshot
 from tests.unit import proxy_files
 from tests.unit.builders import END, primary, replica, unreachable
+from tests.unit.hostile import TOKENS
 from tests.unit.render_cases import HAPROXY, Case, inventory, same_as_golden
 from tests.unit.routing import MIB, Looks
 
@@ -178,6 +179,39 @@ def test_a_server_behind_a_pooler_is_checked_at_its_own_port() -> None:
     ]
 
 
+def test_one_server_for_all_nodes_is_asked_for_each_by_its_name() -> None:
+    def checks(name: str) -> list[str]:
+        words = ("http-check send", "server pg3")
+        return [line for line in lines(HAPROXY[name]) if line.startswith(words)]
+
+    assert checks("serve-2.6") == [
+        "http-check send meth OPTIONS uri-lf /orders/%[srv_name]/primary",
+        "server pg3 10.0.0.3:5432 check addr 10.0.0.6 port 8008 weight 100 disabled",
+        "http-check send meth OPTIONS uri-lf /orders/%[srv_name]/replica",
+        "server pg3 10.0.0.3:5432 check addr 10.0.0.6 port 8008 weight 100",
+    ]
+    assert checks("http-clients-2.6") == [
+        "http-check send meth OPTIONS uri /primary",
+        "server pg3 10.1.0.3:6432 check addr 10.0.0.3 port 8009 weight 100 disabled",
+        "http-check send meth OPTIONS uri /replica?lag=16777216",
+        "server pg3 10.1.0.3:6432 check addr 10.0.0.3 port 8009 weight 100",
+    ]
+
+
+@pytest.mark.parametrize("token", TOKENS)
+def test_where_the_server_is_is_an_address_or_refused(token: Any) -> None:
+    given = inventory(haproxy={"check": "http"})
+    table = {**(given.haproxy or {}), "check_addr": token}
+    where = from_inventory(given.settings, "pg1")
+    try:
+        text = haproxy.render(given.settings, table, where, haproxy.Options(), file="o.toml").text
+    except InventoryError as error:
+        assert [problem.startswith("o.toml: [haproxy] check_addr = ") for problem in error.problems] == [True]
+        return
+    shown = "" if token is None else f" addr {f'[{token}]' if ':' in token else token}"
+    assert text.count(f" check{shown} port 8008 ") == 6
+
+
 def test_servers_start_down_where_the_version_can() -> None:
     def has(version: str) -> bool:
         return any("init-state down" in line for line in lines(Case(options={"version": version})))
@@ -196,6 +230,10 @@ def test_servers_start_down_where_the_version_can() -> None:
     [
         ({"haproxy": {"read_bind": "*:5000"}}, '[haproxy] read_bind = "*:5000": this is write_bind already'),
         ({"haproxy": {"read_bind": "*:99999"}}, '[haproxy] read_bind = "*:99999": expected an address'),
+        (
+            {"haproxy": {"check": "http", "check_addr": "serve"}},
+            '[haproxy] check_addr = "serve": expected an address such as "10.0.0.6" or "::1"',
+        ),
         ({"haproxy": {"resolvers": ["dns:53"]}}, '[haproxy] resolvers = "dns:53": expected an address'),
         ({"haproxy": {"check_user": "é" * 31 + "x"}}, None),
     ],

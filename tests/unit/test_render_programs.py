@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.support import need, wait_until
+from tests.support import accepts, need, wait_until
 from tests.unit.render_cases import GOLDEN, HAPROXY, PGBOUNCER, same_as_golden
 
 CONSOLE = "pgbouncer"
@@ -99,7 +99,7 @@ def pgbouncer(golden: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
         )  # type: ignore[call-overload]
         try:
             wait_until(
-                lambda: (directory / ".s.PGSQL.6432").exists() or process.poll() is not None,
+                lambda: accepts(directory / ".s.PGSQL.6432") or process.poll() is not None,
                 "PgBouncer listens or ends",
             )
             yield directory, process

@@ -15,14 +15,14 @@ from replctl.core.marks import Mark, Marks
 from replctl.core.metrics import BY_NAME, Format, Run, collect
 from replctl.core.metrics import render as render_metrics
 from replctl.core.model import Archiver, Cause, Lsn, Observation
-from replctl.core.report import report
+from replctl.core.report import Report, report, with_disbelief
 from replctl.core.results import Status
 from replctl.core.settings import CheckSettings, ClusterSettings, RoutingSettings, Thresholds
 from replctl.core.thresholds import THRESHOLD_KEYS
 from replctl.render.alerts import Alert, Record
 from replctl.render.prometheus import render
 from tests.promql import asked
-from tests.promtool import accept_metrics, accept_rules, fire_just, promtool
+from tests.promtool import accept_metrics, accept_rules, fire_just, fire_just_by, promtool
 from tests.support import ROOT
 from tests.unit.builders import (
     END,
@@ -169,6 +169,12 @@ def test_a_node_with_its_own_thresholds_is_asked_for_apart() -> None:
     ]
 
 
+def test_where_no_node_is_meant_for_reads_there_is_no_rule_about_them() -> None:
+    without = rules_of(settings(nodes=(spec("pg1", weight=0), spec("pg2", weight=0))))
+    about_reads = {"ReplctlLagOverReadLimit", "ReplctlAllReplicasUnfit"}
+    assert {r.name for r in rules_of(settings())} - {r.name for r in without} == about_reads
+
+
 # ---- what fires
 
 
@@ -184,6 +190,13 @@ class Case:
     failovers: int = 0
     growing: Mapping[str, float] = field(default_factory=dict)
     success: bool = True
+    timelines: Mapping[str, int] = field(default_factory=dict)  # what the server has seen of nodes
+
+    @property
+    def report(self) -> Report:
+        """What is said of it."""
+        seen = report(state(*self.nodes, marks=self.marks), self.inventory, self.history)
+        return with_disbelief(seen, self.timelines)
 
 
 def _archiver(**columns: Any) -> Archiver:
@@ -241,6 +254,9 @@ CASES = {
         ),
         fires=("ReplctlMultiplePrimaries!", "ReplctlStalePrimary! pg1"),
     ),
+    "the primary is on an older timeline than a replica had before it was copied anew": Case(
+        nodes=trio(), timelines={"pg1": 1, "pg3": 2}, fires=("ReplctlPrimaryNotGivenOut!",)
+    ),
     "another node has taken over": Case(
         nodes=trio(), failovers=1, growing={"db_failover_total": 0.025}, fires=("ReplctlFailover",)
     ),
@@ -278,6 +294,45 @@ CASES = {
     "a delayed replica": Case(
         nodes=trio(pg2=replica("pg2", lsn=FAR, received_lsn=END, apply_delay_s=3600.0)),
         history=seen_before((600.0, state(*trio(pg1=primary(lsn=Lsn(FAR - MIB)))))),
+    ),
+    "a delayed replica while the primary writes much": Case(
+        nodes=trio(pg2=replica("pg2", lsn=Lsn(1), received_lsn=END, apply_delay_s=3600.0)),
+        growing={"replctl_lag_bytes": 1000.0},
+    ),
+    "a delayed replica that is fed from the archive": Case(
+        nodes=trio(
+            pg1=primary("pg1", "pg3"),
+            pg2=replica(
+                "pg2",
+                lsn=FAR,
+                received_lsn=None,
+                receiver=None,
+                upstream_host=None,
+                apply_delay_s=3600.0,
+                settings={**SETTINGS, "restore_command": "cp /archive/%f %p"},
+            ),
+        ),
+    ),
+    "a delayed replica that does not receive as fast as the primary writes": Case(
+        nodes=trio(pg2=replica("pg2", lsn=Lsn(1), received_lsn=Lsn(2), apply_delay_s=3600.0)),
+        growing={"replctl_transport_lag_bytes": 1000.0},
+        fires=("ReplctlLagBytes pg2", "ReplctlLagIncreasing pg2"),
+    ),
+    "no replica is meant for reads": Case(
+        nodes=trio(pg3=replica("pg3", apply_delay_s=3600.0)),
+        inventory=settings(nodes=(spec("pg1"), spec("pg2", weight=0), spec("pg3"))),
+    ),
+    "the only replica that is meant for reads is not fit for them": Case(
+        nodes=trio(pg2=replica("pg2", lsn=FAR)),
+        history=seen_before((20.0, state(*trio(pg1=primary(lsn=Lsn(FAR - MIB)))))),
+        inventory=settings(nodes=(spec("pg1"), spec("pg2"), spec("pg3", weight=0))),
+        fires=("ReplctlLagBytes pg2", "ReplctlLagOverReadLimit pg2", "ReplctlAllReplicasUnfit"),
+    ),
+    "a replica is behind that is not meant for reads": Case(
+        nodes=trio(pg2=replica("pg2", lsn=FAR)),
+        history=seen_before((20.0, state(*trio(pg1=primary(lsn=Lsn(FAR - MIB)))))),
+        inventory=settings(nodes=(spec("pg1"), spec("pg2", weight=0), spec("pg3"))),
+        fires=("ReplctlLagBytes pg2",),
     ),
     "a failover could lose something": Case(
         nodes=trio(pg1=_synchronous("pg3", k=1), pg2=unreachable("pg2")),
@@ -353,11 +408,15 @@ CASES = {
 
 
 def _scrape(case: Case) -> str:
-    found = state(*case.nodes, marks=case.marks)
-    seen = report(found, case.inventory, case.history)
-    failovers = {"orders": case.failovers}
-    run = Run(version="1", at=NOW, took_s=0.1, success=case.success, failovers=failovers)
-    return render_metrics(collect([seen], run), Format.TEXT)
+    run = Run(
+        version="1",
+        at=NOW,
+        took_s=0.1,
+        success=case.success,
+        failovers={"orders": case.failovers},
+        writers={"orders": None if case.timelines else case.report.status.primary},
+    )
+    return render_metrics(collect([case.report], run), Format.TEXT)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -377,6 +436,79 @@ def test_nobody_looking_is_an_alert_too(tmp_path: Path) -> None:
     fire_just(file, old, "ReplctlNotObserved!", now=NOW + 400)
 
 
+# Prometheus looks at each of these for 40 minutes, once a minute.
+OBSERVED = {"series": 'replctl_cluster_observed_timestamp_seconds{cluster="orders"}', "values": "0+60x40"}
+
+
+@pytest.mark.parametrize(
+    ("delay", "fires"),
+    [
+        ("3600x20 stale", ()),
+        ("0x20 stale", ("ReplctlAllReplicasUnfit",)),
+        ("3600x20 0x19", ("ReplctlAllReplicasUnfit",)),
+    ],
+)
+def test_a_delayed_replica_that_falls_silent_was_not_meant_for_reads(
+    delay: str, fires: tuple[str, ...], tmp_path: Path
+) -> None:
+    file = tmp_path / "rules.yml"
+    file.write_text(render([settings()]).text)
+    of = '{cluster="orders",node="pg2"}'
+    told = {"replctl_node_in_pool": "0x40", "replctl_apply_delay_seconds": delay}
+    series = [{"series": f"{name}{of}", "values": values} for name, values in told.items()]
+    fire_just_by(file, [OBSERVED, *series], *fires)
+
+
+def test_lag_that_grows_is_told_of_after_a_quarter_of_an_hour_and_not_before(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yml"
+    file.write_text(render([settings()]).text)
+    seen = {
+        "for-20-min": "_x20 100000000+1000000x19",
+        "for-12-min": "_x28 100000000+1000000x11",
+        "shrinks": "200000000-1000000x40",
+        "little": "0+1000x40",
+    }
+    lag = [
+        {"series": f'replctl_lag_bytes{{cluster="orders",node="{name}"}}', "values": values}
+        for name, values in seen.items()
+    ]
+    behind = [f"ReplctlLagBytes {name}" for name in ("for-20-min", "for-12-min", "shrinks")]
+    fire_just_by(file, [OBSERVED, *lag], *behind, "ReplctlLagIncreasing for-20-min")
+
+
+def test_a_slot_is_without_a_consumer_for_as_long_as_it_was_seen_so_and_no_longer(tmp_path: Path) -> None:
+    """On a server before 17, which does not tell since when; a new primary's slots have just begun."""
+    file = tmp_path / "rules.yml"
+    file.write_text(render([settings()]).text)
+    seen = {
+        "always": "0x40",
+        "begun-2-min-ago": "_x37 0x2",
+        "begun-8-min-ago": "_x31 0x8",
+        "left-2-min-ago": "1x37 0x2",
+        "left-8-min-ago": "1x31 0x8",
+        "used-before-a-gap": "1x9 _x26 0x3",
+        "unused-before-a-gap": "0x9 _x26 0x3",
+        "dropped": "0x36 stale",
+        "used": "1x40",
+    }
+    slots = [
+        {
+            "series": f'replctl_slot_active{{cluster="orders",node="pg1",slot_name="{name}"}}',
+            "values": values,
+        }
+        for name, values in seen.items()
+    ]
+    fire_just_by(
+        file,
+        [OBSERVED, *slots],
+        "ReplctlSlotInactive pg1 always",
+        "ReplctlSlotInactive! pg1 always",
+        "ReplctlSlotInactive pg1 begun-8-min-ago",
+        "ReplctlSlotInactive pg1 left-8-min-ago",
+        "ReplctlSlotInactive! pg1 unused-before-a-gap",
+    )
+
+
 def test_every_alert_is_seen_to_fire() -> None:
     fired = {one.split()[0].rstrip("!") for case in CASES.values() for one in case.fires}
     fired.add("ReplctlNotObserved")  # in the test above
@@ -387,5 +519,4 @@ def test_an_alert_of_a_check_means_that_the_check_is_bad() -> None:
     for name, case in CASES.items():
         if not case.fires or case.failovers or not case.success:
             continue
-        seen = report(state(*case.nodes, marks=case.marks), case.inventory, case.history)
-        assert seen.verdict in (Status.WARNING, Status.CRITICAL), name
+        assert case.report.verdict in (Status.WARNING, Status.CRITICAL), name

@@ -76,7 +76,13 @@ def shown(units: dict[str, str]) -> str:
 
 
 def test_the_units_of_a_cluster_without_secret_files_run_as_a_user_of_systemds_own() -> None:
-    found = systemd.units(deployment(passfile="/etc/replctl/pgpass", on_failure="replctl-alert.service"))
+    found = systemd.units(
+        deployment(
+            passfile="/etc/replctl/pgpass",
+            tokens="/etc/replctl/tokens",
+            on_failure="replctl-alert.service",
+        )
+    )
 
     assert shown(found) == golden("systemd_dynamic.txt")
 
@@ -140,7 +146,50 @@ def test_where_patroni_fails_over_no_controller_is_made(tmp_path: Path) -> None:
     assert re.findall(r"^# /etc/systemd/system/(.*)$", found, re.MULTILINE) == [
         "replctl-orders-check.service",
         "replctl-orders-check.timer",
+        "replctl-orders-serve.service",
     ]
+
+
+def serve_unit(**values: object) -> list[str]:
+    return systemd.units(deployment(**values))["replctl-orders-serve.service"].splitlines()
+
+
+def test_the_server_reads_its_tokens_again_at_a_restart_where_systemd_hands_them_over() -> None:
+    reload = "ExecReload=/bin/kill -HUP $MAINPID"
+    plain, guarded = serve_unit(), serve_unit(tokens="/etc/replctl/tokens", listen="[::1]:9000")
+
+    assert (reload in plain, reload in guarded) == (True, False)
+    assert "LoadCredential=tokens:/etc/replctl/tokens" in guarded
+    assert [line for line in guarded if line.startswith("ExecStart=")] == [
+        'ExecStart=/usr/local/bin/replctl serve --listen "[::1]:9000" --cluster orders'
+        " -i /etc/replctl/orders.toml --token-file %t/replctl-orders-serve/tokens"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("listen", "reason"),
+    [
+        ("0.0.0.0:8008", "is not a loopback address: there the server needs a certificate"),
+        ("db1:8008", "is not a loopback address"),
+        ("8008", "expected an address and a port"),
+    ],
+)
+def test_a_unit_that_the_server_would_refuse_is_not_made(inventory: Path, listen: str, reason: str) -> None:
+    done = render(inventory, "--listen", listen)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--listen {listen}" in done.stderr and reason in done.stderr
+
+
+def test_servers_of_several_clusters_at_one_address_are_warned_of(tmp_path: Path) -> None:
+    write(tmp_path, PLAIN)
+    (tmp_path / "bills.toml").write_text(PLAIN.replace('"orders"', '"bills"'))
+    (tmp_path / "bills.toml").chmod(0o644)
+
+    several, one = render(tmp_path), render(tmp_path, "--cluster", "bills")
+
+    assert "the servers of 2 clusters would all be at 127.0.0.1:8008" in several.stderr
+    assert (several.returncode, one.returncode, "would all be" in one.stderr) == (0, 0, False)
 
 
 # ---- systemd's own opinion
@@ -156,7 +205,8 @@ def test_systemd_finds_nothing_wrong_with_any_unit(tmp_path: Path) -> None:
     program = analyze()
     units = tmp_path / "units"
     units.mkdir()
-    render(write(tmp_path, PLAIN + PROXIES), "--out", str(units), "--passfile", "/etc/pgpass")
+    secrets = ("--passfile", "/etc/pgpass", "--token-file", "/etc/tokens")
+    render(write(tmp_path, PLAIN + PROXIES), "--out", str(units), *secrets)
     paths = sorted(str(path) for path in units.iterdir())
 
     done = run([program, "verify", *paths])
@@ -167,6 +217,7 @@ def test_systemd_finds_nothing_wrong_with_any_unit(tmp_path: Path) -> None:
         "replctl-orders-controller.service",
         "replctl-orders-render-haproxy.service",
         "replctl-orders-render-pgbouncer.service",
+        "replctl-orders-serve.service",
     ]
     said = [line for line in done.stderr.splitlines() if "replctl" in line]
     assert (done.returncode, said) == (0, [])
@@ -183,7 +234,7 @@ def test_every_service_is_as_shut_off_as_we_say(tmp_path: Path, more: str) -> No
         done = run([program, "security", "--offline=true", "--no-pager", str(service)])
         levels[service.name] = float(re.search(r"exposure level .*: ([0-9.]+)", done.stdout)[1])
 
-    assert len(levels) == (4 if more else 2)
+    assert len(levels) == (5 if more else 3)
     assert max(levels.values()) <= EXPOSURE_MAX, levels
 
 
@@ -263,6 +314,8 @@ def test_what_could_begin_another_line_is_refused(bad: str) -> None:
         {"inventory": f"/etc/{bad}x"},
         {"program": f"/usr/{bad}x"},
         {"passfile": f"/etc/{bad}x"},
+        {"tokens": f"/etc/{bad}x"},
+        {"listen": f"[::1]:1{bad}"},
         {"account": "of the test", "writable": (f"/etc/{bad}x",)},
         {"cluster": f"a{bad}"},
         {"user": f"a{bad}"},
@@ -283,6 +336,8 @@ def test_what_could_begin_another_line_is_refused(bad: str) -> None:
         {"passfile": "/etc/a b"},
         {"passfile": "/etc/a:b"},
         {"passfile": "/etc/%h"},
+        {"tokens": "tokens"},
+        {"tokens": "/etc/a b"},
         {"account": "of the test", "writable": ("etc",)},
         {"user": "root x"},
         {"user": "-x"},
@@ -324,7 +379,7 @@ def test_out_writes_what_differs_and_check_tells(inventory: Path, tmp_path: Path
     other = render(inventory, "--out", str(units), "--check")
 
     assert missing.returncode == 1
-    assert (first.returncode, len(first.stdout.splitlines())) == (0, 3)
+    assert (first.returncode, len(first.stdout.splitlines())) == (0, 4)
     assert (second.returncode, second.stdout) == (0, "")
     assert (same.returncode, same.stdout) == (0, "")
     assert other.returncode == 1
@@ -352,7 +407,7 @@ def test_somebody_elses_unit_is_not_replaced_unless_asked_for(inventory: Path, t
 
     assert (refused.returncode, names) == (3, ["orders.toml", timer.name])
     assert "was not rendered by this command for this cluster" in refused.stderr
-    assert (forced.returncode, len(forced.stdout.splitlines())) == (0, 3)
+    assert (forced.returncode, len(forced.stdout.splitlines())) == (0, 4)
     assert (tmp_path / f"{timer.name}.previous").read_text() == "[Timer]\nOnCalendar=daily\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from replctl.journal import StateFile
 from replctl.server.agent import Agent, state_line
 from replctl.server.places import Places
 from replctl.server.roles import ROLES, Limits, answer, limits_of
-from replctl.server.watch import NEWEST, Watch
+from replctl.server.watch import INTERVAL_S, TIMELINES, Watch
 from tests.support import wait_until
 from tests.unit.builders import (
     END,
@@ -41,11 +42,13 @@ def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPLCTL_STATE_DIR", str(tmp_path / "state"))
 
 
-def watch_of(name: str = "orders", *names: str, nodes: Any = None, **routing: Any) -> Watch:
+def watch_of(
+    name: str = "orders", *names: str, nodes: Any = None, interval_s: float = INTERVAL_S, **routing: Any
+) -> Watch:
     keys: dict[str, Any] = {"name": name, "routing": RoutingSettings(**routing)}
     found = settings(*names, **keys | ({"nodes": nodes} if nodes else {}))
     inventory = Inventory(path=Path("orders.toml"), settings=found, connections={}, commands={})
-    return Watch(inventory, log=print)
+    return Watch(inventory, interval_s=interval_s, log=print)
 
 
 def look(watch: Watch, *nodes: Observation, age_s: float = 0.0, **keys: Any) -> Watch:
@@ -64,6 +67,8 @@ def yes(watch: Watch, name: str, limits: Limits | None = None) -> set[str]:
 
 PRIMARY = {
     "primary",
+    "leader",
+    "master",
     "read-write",
     "read-only",
     "read-only-sync",
@@ -72,6 +77,14 @@ PRIMARY = {
 }
 ALIVE = {"health", "liveness"}
 ASYNC = {"replica", "read-only", "async", "asynchronous"}
+
+
+def test_nobody_leads_a_cluster_that_follows_another_one() -> None:
+    watch = look(watch_of(), *trio())
+
+    for word in ("standby-leader", "standby_leader"):
+        found = answer(word, "pg1", watch.current, Limits())
+        assert (found.yes, found.why) == (False, "no cluster of an inventory follows another cluster")
 
 
 def test_a_healthy_cluster_has_one_primary_and_asynchronous_replicas() -> None:
@@ -107,6 +120,7 @@ def test_without_a_look_and_with_one_that_is_too_old_nobody_is_anything() -> Non
     look(watch, *trio(), age_s=watch.stale_after_s + 0.1)
     assert yes(watch, "pg1") == yes(watch, "pg2") == set()
     assert "too old" in answer("primary", "pg1", watch.current, Limits()).why
+    assert watch.stale_after_s == watch_of(interval_s=3600.0).stale_after_s == 8
     look(watch, *trio())
     assert "primary" in yes(watch, "pg1")
 
@@ -154,11 +168,47 @@ def test_the_promoted_one_is_the_primary_once_it_has_gone_on_and_the_old_one_nev
 def test_a_run_that_comes_after_a_failover_does_not_believe_the_old_primary() -> None:
     new, alone = primary("pg2", timeline=2), (primary("pg1"), unreachable("pg2"), without_receiver("pg3"))
     earlier = look(look(watch_of(), unreachable("pg1"), new, without_receiver("pg3")), *alone)
-    wait_until(lambda: StateFile("orders", NEWEST).read().get("newest") == 2, "it is kept")
+    wait_until(lambda: kept().get("pg2") == 2, "it is kept")
     assert "primary" not in yes(earlier, "pg1")
 
     assert "primary" not in yes(look(watch_of(), *alone), "pg1")
     assert "primary" in yes(look(watch_of("another"), *alone), "pg1")
+
+
+def kept() -> dict[str, int]:
+    """The newest timeline of each node, as later runs will find it."""
+    return StateFile("orders", TIMELINES).read().get("timelines", {})
+
+
+def has_written_of_silence() -> bool:
+    """Whether a look with a silent node has been written down, which is done after the timelines."""
+    return "unreachable" in str(StateFile("orders", "seen").read())
+
+
+def test_what_was_promoted_by_accident_and_follows_again_is_forgotten_by_later_runs_too() -> None:
+    accident = trio(pg3=primary("pg3", timeline=2, lsn=END + 8))
+    watch = look(look(watch_of(), *trio()), *accident)
+    wait_until(lambda: kept().get("pg3") == 2, "it is kept")
+    late = look(watch_of(), *trio(pg3=unreachable("pg3")))
+    assert {name: yes(late, name) - ALIVE for name in ("pg1", "pg2")} == {"pg1": set(), "pg2": {"readiness"}}
+    (problem,) = [one for one in late.newest.report.problems if one.name == "primary"] if late.newest else []
+    assert problem.message.startswith("pg1 is on timeline 1, and pg3 was seen on 2: ")
+    wait_until(has_written_of_silence, "the later run has nothing to write any more")
+
+    look(watch, *trio())
+    wait_until(lambda: kept() == {"pg1": 1, "pg2": 1, "pg3": 1}, "it is forgotten")
+    assert "primary" in yes(watch, "pg1")
+    assert "primary" in yes(look(watch_of(), *trio(pg3=unreachable("pg3"))), "pg1")
+
+
+def test_a_run_that_has_seen_less_takes_nothing_from_what_another_has_left() -> None:
+    early = look(watch_of(), *trio())
+    look(watch_of(), *trio(pg3=primary("pg3", timeline=2, lsn=END + 8)))
+    wait_until(lambda: kept().get("pg3") == 2, "it is kept")
+    look(early, *trio(pg2=unreachable("pg2"), pg3=unreachable("pg3")))
+    wait_until(has_written_of_silence, "it has written that down")
+
+    assert kept() == {"pg1": 1, "pg2": 1, "pg3": 2}
 
 
 def test_a_node_of_another_cluster_is_nothing() -> None:
@@ -281,7 +331,7 @@ def test_the_agent_knows_names_of_the_inventory_only() -> None:
         "pg2 x",
         "a/b/c",
     ]
-    assert {line: agent.reply(line) for line in asked} == {
+    assert {line: asyncio.run(agent.reply(line)) for line in asked} == {
         "pg2\n": "up ready 100%",
         "one/pg2 replica\r\n": "up ready 100%",
         "two/pg1 primary": "up ready 100%",

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,11 +93,18 @@ Tell = Callable[..., subprocess.CompletedProcess[str]]
 def tell() -> Tell:
     """Run the hook as a controller does: the document on standard input."""
 
-    def run(url: str | None, *options: str, document: object = DOCUMENT) -> subprocess.CompletedProcess[str]:
+    def run(
+        url: str | None,
+        *options: str,
+        document: object = DOCUMENT,
+        inside: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        address = {} if url is None else {"REPLCTL_WEBHOOK_URL": url}
         return subprocess.run(
-            [sys.executable, "-m", "replctl.webhook", *options],
+            [*inside, sys.executable, "-m", "replctl.webhook", *options],
             cwd=ROOT,
-            env={"PATH": "/usr/bin", **({} if url is None else {"REPLCTL_WEBHOOK_URL": url})},
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **address, **(env or {})},
             input=json.dumps(document),
             capture_output=True,
             text=True,
@@ -216,6 +223,63 @@ def test_a_server_that_sends_a_byte_now_and_then_is_over_at_the_limit_too(tell: 
     assert time.monotonic() - began_s < 5
 
 
+SILENT_DNS = """
+import os, socket, sys
+silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+silent.bind(("127.0.0.1", 53))
+silent.set_inheritable(True)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+def _where_names_hang(directory: Path) -> list[str]:
+    """What runs a program where the name server is there and never answers, in namespaces of its own."""
+    file = directory / "resolv.conf"
+    file.write_text("nameserver 127.0.0.1\n")
+    script = 'ip link set lo up && mount --bind "$0" /etc/resolv.conf && exec "$@"'
+    inside = ["unshare", "--map-root-user", "--mount", "--net", "sh", "-ec", script, str(file)]
+    found = shutil.which("unshare") and shutil.which("ip")
+    possible = found and subprocess.run([*inside, "true"], capture_output=True, timeout=10).returncode == 0
+    need("namespaces", found if possible else None, "unshare and ip, where the kernel lets this user")
+    return [*inside, sys.executable, "-c", SILENT_DNS]
+
+
+def test_a_name_server_that_never_answers_holds_the_hook_no_longer_than_its_limit(
+    tell: Tell, tmp_path: Path
+) -> None:
+    inside = _where_names_hang(tmp_path)
+    began_s = time.monotonic()
+    done = tell(f"https://chat.example.org/{SECRET}", "--limit", "1", inside=inside)
+    assert _outcome(done) == (1, "", "replctl webhook: not told within 1 s\n")
+    assert time.monotonic() - began_s < 4
+
+
+def test_standard_input_that_never_ends_is_over_at_the_limit_too() -> None:
+    address = {"REPLCTL_WEBHOOK_URL": f"http://127.0.0.1:9/{SECRET}"}
+    command = [sys.executable, "-m", "replctl.webhook", "--limit", "0.5"]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=address, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as hook:
+        assert hook.wait(timeout=10) == 1
+        assert hook.stderr is not None
+        assert hook.stderr.read() == "replctl webhook: not told within 0.5 s\n"
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "nan", "inf", "1e9", "soon"])
+def test_a_limit_that_is_none_is_a_mistake_of_usage(tell: Tell, limit: str) -> None:
+    done = tell(f"http://127.0.0.1:9/{SECRET}", f"--limit={limit}")
+    assert _outcome(done)[0] == 2
+    assert "argument --limit: " in done.stderr
+
+
+def test_no_proxy_gets_to_see_an_address_without_tls(tell: Tell) -> None:
+    with serving(Server()) as server, serving(Server()) as proxy:
+        at = proxy.url.rpartition("/services/")[0]
+        done = tell(server.url, env={"http_proxy": at, "HTTPS_PROXY": at, "all_proxy": at})
+    assert _outcome(done) == (0, "", "")
+    assert (len(server.bodies), proxy.bodies) == (1, [])
+
+
 def test_nobody_listening_is_said_with_the_host_and_without_the_address(tell: Tell) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -224,10 +288,24 @@ def test_nobody_listening_is_said_with_the_host_and_without_the_address(tell: Te
 
 
 @pytest.mark.parametrize(
-    "url", [f"http://example.org/{SECRET}", f"ftp://localhost/{SECRET}", "", "https://[", "https://a b"]
+    "url",
+    [
+        f"http://example.org/{SECRET}",
+        f"ftp://localhost/{SECRET}",
+        "",
+        "https://[",
+        "https://a b",
+        f"https:///{SECRET}",
+        f"https://a..b/{SECRET}",
+        f"https://{'a' * 64}.org/{SECRET}",
+        f"https://localhost:{SECRET}/",
+        f"https://localhost:99999/{SECRET}",
+        f"http://localhost:9%0d/{SECRET}",
+        f"https://user:{SECRET}@localhost/",
+    ],
 )
-def test_an_address_without_https_is_a_mistake_of_usage(tell: Tell, url: str) -> None:
-    expected = "replctl webhook: REPLCTL_WEBHOOK_URL holds no address that begins with https://\n"
+def test_an_address_without_https_or_a_host_is_a_mistake_of_usage(tell: Tell, url: str) -> None:
+    expected = "replctl webhook: REPLCTL_WEBHOOK_URL holds no usable address that begins with https://\n"
     assert _outcome(tell(url)) == (2, "", expected)
 
 

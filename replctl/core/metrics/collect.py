@@ -29,6 +29,7 @@ class Run:
     took_s: float
     success: bool
     failovers: Mapping[str, int] = field(default_factory=dict)  # by cluster; absent where not known
+    writers: Mapping[str, str | None] = field(default_factory=dict)  # the same; None = there is none
 
 
 def collect(reports: Iterable[Report], run: Run) -> list[Samples]:
@@ -37,7 +38,7 @@ def collect(reports: Iterable[Report], run: Run) -> list[Samples]:
     sources: list[Found] = []
     for report in reports:
         cluster = report.status.settings.name
-        sources += [_cluster(report), _checks(report), _failovers(cluster, run)]
+        sources += [_cluster(report), _checks(report), _failovers(cluster, run), _writes(report, run)]
         sources += [node_samples(report.status), storage_samples(report.status)]
     for source in (*sources, _run(run)):
         for family, labels, value in source:
@@ -55,6 +56,12 @@ def _run(run: Run) -> Found:
 
 def _failovers(cluster: str, run: Run) -> Found:
     yield f.FAILOVERS, (cluster,), run.failovers.get(cluster)
+
+
+def _writes(report: Report, run: Run) -> Found:
+    cluster = report.status.settings.name
+    for node in report.status.nodes if cluster in run.writers else ():
+        yield f.WRITE_TARGET, (cluster, node.name), node.name == run.writers[cluster]
 
 
 def _cluster(report: Report) -> Found:

@@ -126,6 +126,12 @@ WITNESS_UP = _gauge("replctl_witness_up", "cluster witness", "Whether a witness 
 # ---- every node
 
 _NODE = "cluster node"
+WRITE_TARGET = _gauge(
+    "replctl_write_target",
+    _NODE,
+    "1 for the node that replctl serve calls the primary, 0 for every other. Only serve has it: it goes by "
+    "earlier looks, too.",
+)
 UP = _gauge("replctl_node_up", _NODE, "Whether a node answered.")
 SCRAPE_DURATION = _gauge(
     "replctl_node_scrape_duration_seconds", _NODE, "How long a node took to answer, or was waited for."

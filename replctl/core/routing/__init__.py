@@ -11,6 +11,7 @@ from replctl.core.routing.pool import Memory, advance, is_blind
 from replctl.core.routing.reasons import Fitness, Reason
 from replctl.core.routing.scope import Scope, current_scope, entered
 from replctl.core.routing.snapshot import NodeView, Snapshot, make_snapshot
+from replctl.core.routing.timelines import went_back
 from replctl.core.routing.token import NO_SYSTEM, Claim, KeyRing, Position, fingerprint, parse
 from replctl.core.routing.writer import choose_writer
 
@@ -40,4 +41,5 @@ __all__ = [
     "make_snapshot",
     "parse",
     "read_after",
+    "went_back",
 ]

@@ -8,12 +8,14 @@ not answer, or has another history) leaves at once. `advance` is the only way fr
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from replctl.core.lag import LagBound
 from replctl.core.marks import Marks
 from replctl.core.model import Cause, Lsn
 from replctl.core.routing.reasons import SOFT, Fitness
+from replctl.core.routing.timelines import shown
 from replctl.core.settings import RoutingSettings
 from replctl.core.status import ClusterStatus, NodeState, NodeStatus, Role
 
@@ -35,12 +37,17 @@ class Memory:
     """What all looks so far have taught."""
 
     system: str | None = None  # the system identifier; None = no node has answered yet
-    newest: int = 0  # the newest timeline that any node ever showed
+    timelines: Mapping[str, int] = field(default_factory=dict)  # the newest that each node has shown
     began_by: Lsn | None = None  # where a primary was when first seen on it: it began no later
     members: dict[str, Member] = field(default_factory=dict)
     drained: frozenset[str] = frozenset()
     writer: str | None = None  # who took writes when that was last seen
     writer_seen_s: float = -math.inf
+
+    @property
+    def newest(self) -> int:
+        """The newest timeline there is; 0 = none is known."""
+        return max(self.timelines.values(), default=0)
 
 
 def is_blind(status: ClusterStatus) -> bool:
@@ -90,9 +97,10 @@ def _of_system(memory: Memory, status: ClusterStatus) -> Memory:
 
 def _of_newest_timeline(memory: Memory, status: ClusterStatus) -> Memory:
     """The memory with the newest timeline, also of nodes that answer no more, and where it began."""
-    newest = max([memory.newest, *(n.timeline for n in status.nodes if n.timeline is not None)])
-    if newest > memory.newest:
-        memory = replace(memory, newest=newest, began_by=None, writer=None)  # it is the writer no more
+    before, memory = memory.newest, replace(memory, timelines=shown(memory.timelines, status))
+    newest = memory.newest
+    if newest != before:
+        memory = replace(memory, began_by=None, writer=None)  # it is the writer no more
     if memory.began_by is None:
         seen = [f.write_lsn for f in status.state.facts if not f.in_recovery and f.timeline == newest]
         memory = replace(memory, began_by=min((lsn for lsn in seen if lsn is not None), default=None))
