@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import struct
 import subprocess
-import sys
 import threading
 import time
 import tomllib
@@ -24,7 +22,8 @@ import pytest
 from replctl.inventory import dump
 from replctl.lab import Lab
 from tests.live.relay import Relay
-from tests.support import ROOT, replctl, wait_until
+from tests.live.running import Running
+from tests.support import replctl, wait_until
 
 # Short, so that a test does not wait for what it does not test; the rest is the profile's.
 GRACES = {"stop_grace_s": 1.0, "restart_grace_s": 1.0}
@@ -90,33 +89,20 @@ def fail_over(inventory: Path, *options: str, limit_s: float = 40.0) -> subproce
     return replctl("failover", *options, *confirmed, env=environment(inventory), limit_s=limit_s)
 
 
-class Auto:
+class Auto(Running):
     """`replctl failover --auto` as a process, and what it has logged so far."""
 
     def __init__(self, inventory: Path, *options: str, inside: Sequence[str] = ()) -> None:
-        self.lines: list[dict[str, Any]] = []
+        self.logged: list[dict[str, Any]] = []
         self.stray: list[str] = []
-        command = [*inside, sys.executable, "-m", "replctl", "failover", "--auto"]
-        command += ["--log-format", "json", *options]
-        self.process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **environment(inventory)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        words = ("failover", "--auto", "--log-format", "json", *options)
+        super().__init__(*words, env=environment(inventory), inside=inside)
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            try:
-                self.lines.append(json.loads(line))
-            except ValueError:
-                self.stray.append(line.rstrip())
+    def hear(self, line: str) -> None:
+        try:
+            self.logged.append(json.loads(line))
+        except ValueError:
+            self.stray.append(line)
 
     def __enter__(self) -> Auto:
         self.wait_for("covers")
@@ -128,29 +114,15 @@ class Auto:
         if failure is None:
             assert (code, self.stray) == (0, [])
 
-    def end(self, number: signal.Signals) -> int:
-        """End it; its exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        try:
-            code = self.process.wait(10)
-        finally:
-            if self.process.poll() is None:
-                self.process.kill()
-        self._reader.join(5)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-        return code
-
     @property
     def text(self) -> str:
         """Its log as people read it."""
-        shown = [f"{line['at'][11:23]} {line['event']}: {line['message']}" for line in list(self.lines)]
+        shown = [f"{line['at'][11:23]} {line['event']}: {line['message']}" for line in list(self.logged)]
         return "\n".join([*shown, *self.stray])
 
     def events(self, event: str, word: str = "") -> list[dict[str, Any]]:
         """The lines of this event whose sentence has this word."""
-        return [line for line in list(self.lines) if line["event"] == event and word in line["message"]]
+        return [line for line in list(self.logged) if line["event"] == event and word in line["message"]]
 
     def wait_for(self, event: str, word: str = "", *, limit_s: float = 15.0) -> dict[str, Any]:
         """The first line of this event with this word. Fails the test, with the log, after the limit."""
@@ -166,7 +138,9 @@ class Auto:
     @property
     def acted(self) -> list[str]:
         """The sentences of all it did."""
-        return [line["message"] for line in list(self.lines) if line["event"] in ("failover", "step", "done")]
+        return [
+            line["message"] for line in list(self.logged) if line["event"] in ("failover", "step", "done")
+        ]
 
 
 # ---- what a cluster looks like

@@ -8,9 +8,6 @@ import os
 import signal
 import socket
 import ssl
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +16,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.live.failover_support import environment
-from tests.support import ROOT, wait_until
+from tests.live.running import Running
+from tests.support import wait_until
 
 LIMIT_S = 15.0
 
@@ -36,7 +34,7 @@ class Reply(NamedTuple):
         return json.loads(self.text)
 
 
-class Serve:
+class Serve(Running):
     """A running server on free ports; ends with SIGTERM, and has to end well."""
 
     def __init__(
@@ -46,25 +44,9 @@ class Serve:
         tls: ssl.SSLContext | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        self.lines: list[str] = []
         self._tls = tls
-        command = [sys.executable, "-m", "replctl", "serve", "--listen", "127.0.0.1:0", *options]
-        self.process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **environment(inventory), **(env or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip("\n"))
+        words = ("serve", "--listen", "127.0.0.1:0", *options)
+        super().__init__(*words, env={**environment(inventory), **(env or {})})
 
     def __enter__(self) -> Serve:
         try:
@@ -82,25 +64,6 @@ class Serve:
         print(self.log)  # shown with a failure
         if failure is None:
             assert (code, "Traceback" in self.log) == (0, False)
-
-    def end(self, number: signal.Signals) -> int:
-        """End it; its exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        try:
-            code = self.process.wait(10)
-        finally:
-            if self.process.poll() is None:
-                self.process.kill()
-        self._reader.join(5)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-        return code
-
-    @property
-    def log(self) -> str:
-        """All that it has said."""
-        return "\n".join(self.lines)
 
     @property
     def port(self) -> int:

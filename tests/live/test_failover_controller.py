@@ -111,8 +111,8 @@ def test_every_line_is_one_event_for_people_or_for_programs(lab: Lab) -> None:
     inventory = write_inventory(lab, failover=GRACES)
     with Auto(inventory) as auto:
         auto.wait_for("verdict", "alive")
-    assert [line["event"] for line in auto.lines] == STARTING_EVENTS
-    assert all(set(line) >= EVENT_KEYS for line in auto.lines)
+    assert [line["event"] for line in auto.logged] == STARTING_EVENTS
+    assert all(set(line) >= EVENT_KEYS for line in auto.logged)
 
     with subprocess.Popen(
         [sys.executable, "-m", "replctl", "failover", "--auto"],
