@@ -293,18 +293,18 @@ def test_a_replica_fed_from_the_archive_is_as_late_as_its_last_segment(scene: Sc
     scene.watch.follow(1)
     scene.writer.rest()
     with archive_only(scene.lab, "pg2"):
-        scene.watch.look()  # nobody looked while it restarted
+        before = [scene.watch.look()]  # nobody looked while it restarted
         scene.writer.resume()
         scene.writer.pad_bytes = 200_000
-        scene.watch.follow_until(lambda look: look["pg2"].least_s > 0, "a row is missing")
+        before += scene.watch.follow_until(lambda look: look["pg2"].least_s > 0, "a row is missing")
         looks = scene.watch.follow(9)
         scene.writer.rest()
         with superuser(scene.lab, "pg1") as connection:
             connection.execute("SELECT pg_switch_wal()")
         looks += scene.watch.follow_until(caught_up("pg2"), "pg2 has the last segment", limit_s=20)
 
+    assert_true(of([*before, *looks], "pg2"))
     readings = of(looks, "pg2")
-    assert_true(readings)
     assert {r.shown.state for r in readings} == {NodeState.ARCHIVE}
     assert max(r.least_s for r in readings) > 2
     replayed = {r.shown.replayed_lsn for r in readings}
