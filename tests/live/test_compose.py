@@ -25,6 +25,7 @@ import yaml
 
 from replctl.lab.account import server_account
 from replctl.lab.ports import Reservation
+from tests.live.everybody import open_to_all
 from tests.live.servers import SERVERS
 from tests.support import ROOT, need, replctl, run, wait_until
 
@@ -64,7 +65,7 @@ class Nodes:
         }
         with (self.directory / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
-                ["/bin/sh", str(DEPLOY / "node.sh")],
+                ["/bin/sh", str(self.directory / "deploy" / "node.sh")],
                 cwd=self.directory,
                 env=env,
                 stdin=subprocess.DEVNULL,
@@ -148,6 +149,8 @@ def nodes() -> Iterator[Nodes]:
     with tempfile.TemporaryDirectory(prefix="rc-") as name:
         directory = Path(name)
         directory.chmod(0o755)
+        shutil.copytree(DEPLOY, directory / "deploy", ignore=shutil.ignore_patterns("secrets"))
+        open_to_all(directory / "deploy")  # the checkout may be where others cannot enter
         subprocess.run([DEPLOY / "make-secrets.sh", directory / "secrets"], check=True, timeout=10)
         (directory / "secrets").chmod(0o755)  # what Docker, as root, passes by
         (directory / "grants.sql").write_text(grants(MAJOR))
@@ -248,7 +251,7 @@ def the_proxies_begin_with_what_configure_writes(nodes: Nodes) -> None:
     scratch = nodes.directory / "pg1" / "run"
     supervisor = scratch / "supervisor.sock"
     commands = (
-        [str(DEPLOY / "pgbouncer.sh")],
+        [str(nodes.directory / "deploy" / "pgbouncer.sh")],
         [
             str(haproxy),
             "-W",
