@@ -24,6 +24,7 @@ from replctl.render.tokens import split_port
 READ_BACK_S = 5.0  # after a reload, until the new process answers
 POLL_S = 0.05
 RELOAD_LIMIT_S = 20.0
+COMMANDS_A_LINE = 20  # it has to fit into HAProxy's buffer, 16 kB
 _MAINT, _DRAIN = 1, 8  # of srv_admin_state: set at runtime or by `disabled`
 _RUNNING = "2"
 
@@ -160,26 +161,25 @@ async def _servers(door: str) -> Seen:
 async def _push(door: str, plan: tuple[Server, ...], seen: Seen) -> None:
     """Change states and weights where they are others. What it answers is not read: it is looked at after.
 
-    First out, then in: two servers for writing at once are one too many.
+    First out, then in: two servers for writing at once are one too many. In one breath, and the sessions of
+    the old writer last: whoever comes back while none is enabled is turned away, and a pooler then waits.
     """
     known = [(s, seen[s.backend, s.name]) for s in plan if (s.backend, s.name) in seen]
-    commands: list[str] = []
+    out = [server for server, there in known if there.enabled and not server.enabled]
+    commands = [f"set server {server.backend}/{server.name} state maint" for server in out]
     for server, there in known:
-        if there.enabled and not server.enabled:
-            commands.append(f"set server {server.backend}/{server.name} state maint")
-            if server.backend.endswith("_rw"):
-                commands.append(f"shutdown sessions server {server.backend}/{server.name}")
-    for server, there in known:
+        name = f"{server.backend}/{server.name}"
         if there.weight != server.weight:
-            commands.append(f"set server {server.backend}/{server.name} weight {server.weight}")
+            commands.append(f"set server {name} weight {server.weight}")
         if server.enabled and not there.enabled:
-            commands.append(f"set server {server.backend}/{server.name} state ready")
+            commands.append(f"set server {name} state ready")
             if server.backend.endswith("_rw"):
                 # It was just seen to take writes; the checks go on from there.
-                commands.append(f"set server {server.backend}/{server.name} health up")
+                commands.append(f"set server {name} health up")
+    commands += [f"shutdown sessions server {s.backend}/{s.name}" for s in out if s.backend.endswith("_rw")]
     try:
-        for command in commands:
-            await asyncio.to_thread(ask, door, command)
+        for at in range(0, len(commands), COMMANDS_A_LINE):
+            await asyncio.to_thread(ask, door, "; ".join(commands[at : at + COMMANDS_A_LINE]))
     except ReplctlError:
         return  # it shows when it is looked at
 
