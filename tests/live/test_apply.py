@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import threading
@@ -297,6 +298,29 @@ def test_a_new_primary_reaches_haproxy_without_a_reload(lab: Lab) -> None:
             0,
             f"replctl: {config(lab)} is as it should be, and so is what runs\n",
         )
+
+
+def test_who_comes_back_at_once_when_the_old_writer_s_sessions_end_is_at_the_new_one(lab: Lab) -> None:
+    found: list[str | None] = []
+
+    def hold(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as held:
+            held.recv(1)  # it sends nothing: only the end comes
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as again:
+            again.sendall(bytes.fromhex("0000000804d2162f"))  # a wish for TLS: any server answers it
+            found.append(again.recv(1).decode() or None)
+
+    with balanced(lab) as (inventory, rw, _ro, door):
+        holders = [threading.Thread(target=hold, args=(rw,)) for _ in range(8)]
+        for holder in holders:
+            holder.start()
+        at_pg1 = re.compile("^lab_rw,pg1,[^,]*,[^,]*,8,", re.MULTILINE)
+        wait_until(lambda: at_pg1.search(runtime.ask(door, "show stat")), "all are there")
+        ask_node(lab, "pg2", "SELECT pg_promote()", "CHECKPOINT")
+        done = apply(inventory, "haproxy")
+        for holder in holders:
+            holder.join(20)
+        assert (done.returncode, found) == (0, ["N"] * 8)
 
 
 def test_a_state_that_was_set_by_hand_is_mended_and_said(lab: Lab) -> None:
