@@ -7,7 +7,7 @@ import shutil
 import stat
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -100,7 +100,7 @@ def _deployment(
     from replctl.render.systemd import Deployment
 
     tables = {"pgbouncer": inventory.pgbouncer, "haproxy": inventory.haproxy}
-    proxies = {name: table for name, table in tables.items() if table is not None}
+    proxies = {name: table for name, table in tables.items() if table is not None and not _lacks(name, table)}
     here = [t["file"] for t in proxies.values() if t.get("file") and not t.get("run")]
     return Deployment(
         cluster=inventory.settings.name,
@@ -115,6 +115,13 @@ def _deployment(
         proxies=tuple(proxies),
         writable=tuple(sorted({str(Path(file).parent) for file in here})),
     )
+
+
+def _lacks(name: str, table: dict[str, Any]) -> list[str]:
+    """The keys without which a file cannot be kept applied."""
+    from replctl.cli.applying import DOORS
+
+    return [key for key in ("file", DOORS[name]) if not table[key]]
 
 
 def _account(inventory: Inventory, written: list[str]) -> str | None:
@@ -160,6 +167,10 @@ def _warn(inventory: Inventory, deployment: Deployment) -> None:
     mode = stat.S_IMODE(inventory.path.stat().st_mode)
     if deployment.account is None and not mode & stat.S_IROTH:
         notes.append(f"{deployment.inventory}: mode {mode:04o}, but {deployment.user} has to read it")
+    for name, table in (("pgbouncer", inventory.pgbouncer), ("haproxy", inventory.haproxy)):
+        if table is not None and (lacks := _lacks(name, table)):
+            missing = " and ".join(f"`{key}`" for key in lacks)
+            notes.append(f"[{name}] has no {missing}: no unit for render-{name} --watch; see docs/proxies.md")
     for place, argv in _commands(inventory).items():
         if Path(argv[0]).name in _GAINING:
             notes.append(f"{place}: {argv[0]} gains no rights in these units; see docs/deploy.md")

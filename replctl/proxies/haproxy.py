@@ -120,7 +120,7 @@ def _same_address(server: Server, there: Running) -> bool:
 async def _look(doors: tuple[str, ...], report: Report) -> dict[str, Seen]:
     """What each socket shows; those that do not answer are problems."""
     running: dict[str, Seen] = {}
-    found = await asyncio.gather(*(_servers(door) for door in doors), return_exceptions=True)
+    found = await asyncio.gather(*(servers(door) for door in doors), return_exceptions=True)
     for door, seen in zip(doors, found, strict=True):
         if isinstance(seen, ReplctlError):
             report.problems.append(str(seen))
@@ -131,7 +131,8 @@ async def _look(doors: tuple[str, ...], report: Report) -> dict[str, Seen]:
     return running
 
 
-async def _servers(door: str) -> Seen:
+async def servers(door: str) -> Seen:
+    """What one HAProxy shows of its servers. Raises ReplctlError."""
     text = await asyncio.to_thread(ask, door, "show servers state")
     found: Seen = {}
     names: list[str] = []
@@ -270,7 +271,7 @@ async def _read_back(
     async def one(door: str) -> list[str]:
         while True:
             try:
-                found = differences(plan, await _servers(door))
+                found = differences(plan, await servers(door))
             except ReplctlError as error:
                 found = [error.why or str(error)]
             if not found or time.monotonic() >= until_s:
@@ -307,8 +308,8 @@ async def _settle(
             if (s.backend, s.name) in seen
         )
         try:
-            await _push(door, before, await _servers(door))
-            now = await _servers(door)
+            await _push(door, before, await servers(door))
+            now = await servers(door)
         except ReplctlError as error:
             problems.append(str(error))
             continue

@@ -57,7 +57,7 @@ async def apply(change: Change[Alias]) -> Report:
         await _settle(change, apart, running, report)
         if change.lost:
             good = [door for door in running if not apart[door]]
-            moved = {door: _moved(change, running[door]) for door in good}
+            moved = {door: moved_aliases(change, running[door]) for door in good}
             await asyncio.gather(*(_go_on(door, moved[door], report) for door in good))
         return report
 
@@ -84,7 +84,7 @@ def differences(plan: Iterable[Alias], rows: Rows) -> list[str]:
 
 async def _look(doors: tuple[str, ...], report: Report, *, held: bool) -> dict[str, Rows]:
     """What each console shows; those that do not answer are problems."""
-    found = await asyncio.gather(*(_databases(door) for door in doors), return_exceptions=True)
+    found = await asyncio.gather(*(databases(door) for door in doors), return_exceptions=True)
     running: dict[str, Rows] = {}
     for door, rows in zip(doors, found, strict=True):
         if isinstance(rows, ReplctlError):
@@ -101,7 +101,8 @@ async def _look(doors: tuple[str, ...], report: Report, *, held: bool) -> dict[s
     return running
 
 
-async def _databases(door: str) -> Rows:
+async def databases(door: str) -> Rows:
+    """SHOW DATABASES by name. Raises ReplctlError."""
     rows = await ask(door, "SHOW DATABASES")
     if rows and "name" not in rows[0]:
         raise ReplctlError(
@@ -130,7 +131,7 @@ async def _reload(door: str, change: Change[Alias]) -> list[str]:
             await ask(door, "RELOAD")
         except ReplctlError as error:  # from 1.25 on it tells
             said = error.why or str(error)
-        found = differences(change.rendered.plan, await _databases(door))
+        found = differences(change.rendered.plan, await databases(door))
     except ReplctlError as error:
         return [str(error)]
     return [*found, *([said] if said else [])]
@@ -174,7 +175,7 @@ async def _restored(door: str, before: Rows) -> str:
     """RELOAD of the file that was put back; what is not as it was, as a sentence."""
     try:
         await ask(door, "RELOAD")
-        now = await _databases(door)
+        now = await databases(door)
     except ReplctlError as error:
         return str(error)
     keys = ("host", "port", "database")
@@ -187,7 +188,7 @@ def _validate(change: Change[Alias]) -> None:
     try_pgbouncer(change.rendered.text, change.rendered.plan, change.version, hurried=change.lost)
 
 
-def _moved(change: Change[Alias], before: Rows) -> list[str]:
+def moved_aliases(change: Change[Alias], before: Rows) -> list[str]:
     """The aliases for writing that led elsewhere."""
     template = change.table["write_alias"]
     found = []
@@ -309,7 +310,7 @@ async def _resume(door: str, names: Iterable[str]) -> None:
             for name in wanted:
                 await ask(door, f"RESUME {checked(name)}")
         try:
-            rows = await _databases(door)
+            rows = await databases(door)
         except ReplctlError:
             if last:
                 raise

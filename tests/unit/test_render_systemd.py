@@ -36,8 +36,10 @@ PROXIES = """\
 [pgbouncer]
 databases = ["app"]
 file = "/etc/pgbouncer/data bases.d/orders.ini"
+admin = ["host=10.0.0.5 port=6432 user=replctl"]
 [haproxy]
 file = "/etc/haproxy/haproxy.cfg"
+sockets = ["/run/haproxy/admin.sock"]
 reload = ["systemctl", "reload", "haproxy"]
 """
 
@@ -118,6 +120,25 @@ def test_the_user_is_made_up_unless_the_inventory_needs_a_real_one(
     comments = set(re.findall(r"^# The user replctl has to exist: (.*)\.$", text, re.MULTILINE))
     assert len(comments) == (reason is not None)
     assert all(comment.startswith(reason or "") for comment in comments)
+
+
+def test_a_proxy_that_cannot_be_kept_applied_has_no_unit_and_that_is_said(tmp_path: Path) -> None:
+    more = '[pgbouncer]\ndatabases = ["app"]\nfile = "/etc/pgbouncer/app.ini"\n[haproxy]\n'
+
+    found = render(write(tmp_path, PLAIN + more))
+
+    assert (found.returncode, "--watch" in found.stdout, "ReadWritePaths" in found.stdout) == (
+        0,
+        False,
+        False,
+    )
+    assert "DynamicUser=yes" in found.stdout
+    assert [line for line in found.stderr.splitlines() if "no unit" in line] == [
+        "replctl: warning: [pgbouncer] has no `admin`: no unit for render-pgbouncer --watch; see "
+        "docs/proxies.md",
+        "replctl: warning: [haproxy] has no `file` and `sockets`: no unit for render-haproxy --watch; see "
+        "docs/proxies.md",
+    ]
 
 
 def test_a_password_file_of_the_inventory_needs_a_real_user(tmp_path: Path) -> None:
