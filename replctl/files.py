@@ -57,9 +57,10 @@ def replace(path: Path, text: str) -> Replaced:
         _put(previous_of(target), before, like)
         _put(target, content, like)
     except OSError as error:
-        raise ReplctlError(
-            f"{path} cannot be written", why=error.strerror or str(error), hint="the file is as it was"
-        ) from None
+        hint = "the file is as it was"
+        if not path.resolve().parent.is_dir():
+            hint = "make its directory first"
+        raise ReplctlError(f"{path} cannot be written", why=error.strerror or str(error), hint=hint) from None
     return Replaced(changed=True, previous=previous_of(target))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from replctl.cli.render import placement_of, tell
+from replctl.cli.render import check_version, placement_of, tell, warn_of_zone
 from replctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Applying:
 
         found = self._targets(inventory, name)
         version, whole, zone, force = self.wish
+        check_version(version)
+        warn_of_zone(inventory, zone if self.watch else None)
         wish = Wish(version=version, whole=whole, zone=zone, force=force)
         if self.watch:
             return asyncio.run(keep(found, wish))
@@ -72,15 +74,16 @@ class Applying:
         if self.watch and self.offline:
             raise UsageError("--watch and --offline do not go together", why="who watches asks the servers")
         table = getattr(inventory, name)
+        option = "--watch" if self.watch else "--apply"
         if not table[DOORS[name]]:
             raise UsageError(
-                f"--apply needs [{name}] {DOORS[name]}",
+                f"{option} needs [{name}] {DOORS[name]}",
                 why="what a running proxy really does is asked there",
                 hint="docs/proxies.md has an example; --out FILE only writes",
             )
         found = targets(inventory, name, self.out)
         if not found:
-            raise UsageError(f"--apply needs a file: --out FILE, or `file` in [{name}]")
+            raise UsageError(f"{option} needs a file: --out FILE, or `file` in [{name}]")
         return found
 
 
@@ -100,7 +103,8 @@ async def apply_once(
         for warning in change.rendered.warnings:
             tell(f"warning: {warning}")
         report = await apply(change)
-        for sentence in report.done or [f"{target.place} is as it should be, and so is what runs"]:
+        fine = f"{target.place} is as it should be" + ("" if report.problems else ", and so is what runs")
+        for sentence in report.done or [fine]:
             tell(sentence)
         whole.problems += report.problems
     whole.raise_problems()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from replctl.render.placement import Placement
     from replctl.render.rendered import Rendered
 
+_VERSION = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){1,2}")
 OutOption = Annotated[
     Path | None,
     typer.Option("--out", metavar="FILE", help="Write it there, if it differs; keep FILE.previous."),
@@ -62,6 +64,13 @@ def place_of(table: dict[str, Any], out: Path | None, *, check: bool) -> Path | 
     return configured
 
 
+def warn_of_zone(inventory: Inventory, zone: str | None) -> None:
+    """Say that a zone has no node, which may be meant: then nobody is near."""
+    known = sorted({spec.zone for spec in inventory.settings.nodes if spec.zone})
+    if zone is not None and zone not in known:
+        tell(f"warning: no node is in the zone {zone!r}; known: {', '.join(known) or 'none'}")
+
+
 def present_text(path: Path | None, *, needed: bool) -> str | None:
     """What is in the file now. Where it is not `needed`, one that cannot be read is only warned of."""
     from replctl.files import read
@@ -91,6 +100,7 @@ def placement_of(
     from replctl.render.placement import from_inventory, from_snapshot
 
     settings = inventory.settings
+    warn_of_zone(inventory, zone)
     if not offline:
         if primary is not None:
             raise UsageError("--primary goes with --offline", why="otherwise the servers are asked")
@@ -115,6 +125,12 @@ def placement_of(
     return from_inventory(settings, writer, zone)
 
 
+def check_version(given: str | None) -> None:
+    """Raise UsageError for an option that is no version."""
+    if given is not None and not _VERSION.fullmatch(given):
+        raise UsageError(f"{given!r} is not a version", hint="for example 2.8")
+
+
 def version_of(
     given: str | None,
     configured: str | None,
@@ -122,7 +138,11 @@ def version_of(
     ask: Callable[[str], str],
     default: str,
 ) -> str:
-    """The version to write for: the option's, the inventory's, the oldest that runs, or the default."""
+    """The version to write for: the option's, the inventory's, the oldest that runs, or the default.
+
+    Raises UsageError for an option that is no version.
+    """
+    check_version(given)
     if given or configured or not places:
         return given or configured or default
     from concurrent.futures import ThreadPoolExecutor

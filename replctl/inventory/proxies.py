@@ -11,6 +11,7 @@ _version = kinds.text('a version such as "1.24"', pattern=re.compile(r"[0-9]{1,3
 _command = kinds.argv(("host", "port"))
 _file = kinds.path(local=False)
 _bind = kinds.text('an address such as "*:5000"', pattern=re.compile(r"[A-Za-z0-9_.:*%\[\]-]+:[0-9]{1,5}"))
+_SOCKET = re.compile(r"/.+|[A-Za-z0-9_.:\[\]-]+:[0-9]{1,5}")
 _user = kinds.text("a name of up to 63 bytes", limit=63)
 _connections = kinds.integer(0, 100000)
 
@@ -146,7 +147,7 @@ HAPROXY = Table(
             "sockets",
             kinds.texts(
                 'a list of runtime sockets such as ["/run/haproxy/admin.sock", "10.0.0.6:9999"]',
-                kinds.text("a path or an address"),
+                kinds.text('an absolute path, or an address such as "10.0.0.6:9999"', pattern=_SOCKET),
             ),
             "runtime sockets of the running HAProxies",
             [],
