@@ -50,7 +50,7 @@ async def apply(change: Change[Alias]) -> Report:
             report.done.append(f"{change.place} is written")
         else:
             report.done += [
-                f"{named(door)}: {'; '.join(found)}: mended" for door, found in apart.items() if found
+                f"{_named(door)}: {'; '.join(found)}: mended" for door, found in apart.items() if found
             ]
         report.changed = True
         apart = dict(zip(running, await asyncio.gather(*(_reload(d, change) for d in running)), strict=True))
@@ -60,6 +60,26 @@ async def apply(change: Change[Alias]) -> Report:
             moved = {door: moved_aliases(change, running[door]) for door in good}
             await asyncio.gather(*(_go_on(door, moved[door], report) for door in good))
         return report
+
+
+def differences(plan: Iterable[Alias], rows: Rows) -> list[str]:
+    """How what SHOW DATABASES shows is not the plan, as sentences."""
+    found = []
+    for alias in plan:
+        row = rows.get(alias.name)
+        if row is None:
+            found.append(f"alias {alias.name} is not there")
+            continue
+        wanted = {
+            "host": alias.settings.get("host"),
+            "port": alias.settings.get("port", "5432"),
+            "database": alias.settings.get("dbname", alias.name),
+        }
+        for key, value in wanted.items():
+            shown = None if row[key] is None else str(row[key])
+            if shown != value:
+                found.append(f"alias {alias.name} has {key} {shown}, not {value}")
+    return found
 
 
 async def _look(doors: tuple[str, ...], report: Report, *, held: bool) -> dict[str, Rows]:
@@ -76,9 +96,19 @@ async def _look(doors: tuple[str, ...], report: Report, *, held: bool) -> dict[s
             paused = sorted(name for name, row in rows.items() if str(row.get("paused", 0)) not in ("0", "f"))
             if paused and not held:
                 report.problems.append(
-                    f"{named(door)}: {', '.join(paused)} paused; RESUME on its console goes on"
+                    f"{_named(door)}: {', '.join(paused)} paused; RESUME on its console goes on"
                 )
     return running
+
+
+async def databases(door: str) -> Rows:
+    """SHOW DATABASES by name. Raises ReplctlError."""
+    rows = await ask(door, "SHOW DATABASES")
+    if rows and "name" not in rows[0]:
+        raise ReplctlError(
+            f"{_named(door)} does not tell its databases", why="what answers is another program"
+        )
+    return {str(row["name"]): row for row in rows}
 
 
 async def _refuse_older(change: Change[Alias], running: Iterable[str]) -> None:
@@ -87,7 +117,7 @@ async def _refuse_older(change: Change[Alias], running: Iterable[str]) -> None:
         own = await version_of(door)
         if tuple(int(word) for word in own.split(".")) < change.version[:2]:
             raise RefusedError(
-                f"{named(door)} is a {own}, and the file is for a {dotted(change.version)}",
+                f"{_named(door)} is a {own}, and the file is for a {dotted(change.version)}",
                 why="one key that it does not know makes it refuse the rest",
                 hint=f"--pgbouncer-version {own}, or `version` in the inventory",
             )
@@ -112,13 +142,13 @@ async def _settle(
 ) -> None:
     """Keep the file where it is right, else put the one before back, everywhere. Raises ReplctlError."""
     wrong = {door: found for door, found in apart.items() if found}
-    sentences = [f"{named(door)}: {'; '.join(found)}" for door, found in wrong.items()]
+    sentences = [f"{_named(door)}: {'; '.join(found)}" for door, found in wrong.items()]
     if not wrong:
-        report.done += [f"{named(door)} has it" for door in apart]
+        report.done += [f"{_named(door)} has it" for door in apart]
         return
     if change.lost and len(wrong) < len(apart):
         # The others write where writes are taken now; the file before leads nowhere.
-        report.done += [f"{named(door)} has it" for door in apart if door not in wrong]
+        report.done += [f"{_named(door)} has it" for door in apart if door not in wrong]
         report.problems += sentences
         return
     if change.present == change.rendered.text:
@@ -150,12 +180,24 @@ async def _restored(door: str, before: Rows) -> str:
         return str(error)
     keys = ("host", "port", "database")
     other = [n for n, row in before.items() if n not in now or any(now[n][k] != row[k] for k in keys)]
-    return f"{named(door)}: {', '.join(other)} not as before" if other else ""
+    return f"{_named(door)}: {', '.join(other)} not as before" if other else ""
 
 
 def _validate(change: Change[Alias]) -> None:
     check_userlist(change.table["auth_file"], readable_here=not change.place.run)
     try_pgbouncer(change.rendered.text, change.rendered.plan, change.version, hurried=change.lost)
+
+
+def moved_aliases(change: Change[Alias], before: Rows) -> list[str]:
+    """The aliases for writing that led elsewhere."""
+    template = change.table["write_alias"]
+    found = []
+    for alias in change.rendered.plan:
+        name, row = alias.name, before.get(alias.name)
+        is_for_writing = name == template.replace("{database}", alias.settings.get("dbname", name))
+        if is_for_writing and row is not None and differences([alias], {name: row}):
+            found.append(name)
+    return found
 
 
 async def _go_on(door: str, moved: list[str], report: Report) -> None:
@@ -205,7 +247,7 @@ async def _end_hanging(door: str, moved: list[str], report: Report) -> None:
     for name in sorted(stuck & set(moved)):
         try:
             await ask(door, f"KILL {checked(name)}")
-            report.done.append(f"{named(door)}: clients of {name} ended, for their transactions hang")
+            report.done.append(f"{_named(door)}: clients of {name} ended, for their transactions hang")
         finally:
             await asyncio.shield(_resume(door, [name]))
 
@@ -240,7 +282,7 @@ async def _pause(door: str, names: list[str], limit_s: float) -> None:
             await ask(door, f"PAUSE {checked(name)}", limit_s)
         except ReplctlError as error:
             raise RefusedError(
-                f"{name} is not paused at {named(door)}: nothing was switched",
+                f"{name} is not paused at {_named(door)}: nothing was switched",
                 why=error.why,
                 hint="long transactions, or pool_mode = session, where PAUSE waits for clients to leave",
             ) from None
@@ -276,7 +318,7 @@ async def _resume(door: str, names: Iterable[str]) -> None:
         wanted = [name for name in wanted if name in rows and str(rows[name]["paused"]) != "0"]
         if not wanted:
             return
-    raise ReplctlError(f"{named(door)}: {', '.join(wanted)} still paused")
+    raise ReplctlError(f"{_named(door)}: {', '.join(wanted)} still paused")
 
 
 @contextlib.contextmanager
@@ -295,3 +337,15 @@ def _signals_cancel() -> Iterator[None]:
     finally:
         for number in taken:
             loop.remove_signal_handler(number)
+
+
+def checked(name: str) -> str:
+    """The alias as it may stand in a command, where `-` and `.` need quotes. Raises InventoryError."""
+    whitelist = Whitelist("the inventory")
+    found = whitelist.name(name, "alias")
+    whitelist.settle()
+    return f'"{found}"'
+
+
+def _named(door: str) -> str:
+    return f"the PgBouncer at {place_of(door)}"
