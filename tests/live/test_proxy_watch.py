@@ -20,7 +20,7 @@ from replctl.errors import RefusedError
 from replctl.inventory import load_one
 from replctl.lab import Lab
 from replctl.proxies import runtime
-from replctl.proxies.pgbouncer import writes_held
+from replctl.proxies.holding import writes_held
 from replctl.proxies.roles import Wish, apply, targets
 from replctl.render.placement import from_inventory
 from tests.live.clients import Clients, prepare
@@ -92,7 +92,7 @@ def test_a_transaction_that_does_not_end_stops_a_switch_and_nobody_stays_paused(
 def test_a_signal_in_the_midst_of_a_switch_resumes_what_was_paused(lab: Lab) -> None:
     program = (
         "import asyncio, sys\n"
-        "from replctl.proxies.pgbouncer import writes_held\n"
+        "from replctl.proxies.holding import writes_held\n"
         "async def main():\n"
         "    async with writes_held((sys.argv[1],), ['postgres'], 5):\n"
         "        print('held', flush=True)\n"
