@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 from replctl.errors import ReplctlError
-from replctl.proxies import haproxy, pgbouncer
+from replctl.proxies.aliases import Rows, databases, moved_aliases
 from replctl.proxies.changes import Change
-from replctl.proxies.pgbouncer import Rows
 from replctl.proxies.roles import Target
+from replctl.proxies.servers import servers, writes_apart
 
 
 async def astray(target: Target, change: Change[Any], writer: str) -> bool:
@@ -28,21 +28,17 @@ async def astray(target: Target, change: Change[Any], writer: str) -> bool:
 async def _of_pgbouncer(change: Change[Any], door: str) -> bool | None:
     """Whether this one leads elsewhere; None = it is paused. One that does not answer does not tell."""
     try:
-        rows: Rows = await pgbouncer.databases(door)
+        rows: Rows = await databases(door)
     except ReplctlError:
         return False
     if any(str(row.get("paused", 0)) not in ("0", "f") for row in rows.values()):
         return None
-    return bool(pgbouncer.moved_aliases(change, rows))
+    return bool(moved_aliases(change, rows))
 
 
 async def _of_haproxy(change: Change[Any], door: str) -> bool | None:
     try:
-        seen = await haproxy.servers(door)
+        seen = await servers(door)
     except ReplctlError:
         return False
-    for_writing = [s for s in change.rendered.plan if s.backend.endswith("_rw")]
-    return any(
-        (there := seen.get((s.backend, s.name))) is not None and there.enabled != s.enabled
-        for s in for_writing
-    )
+    return writes_apart(change.rendered.plan, seen)

@@ -56,5 +56,5 @@ class Report:
             raise PartialError(
                 "not every proxy has the new configuration",
                 why="; ".join(self.problems),
-                hint="the file is right: a proxy that starts has it; the same command finishes the rest",
+                hint="the same command finishes the rest; a proxy that starts reads the file",
             )

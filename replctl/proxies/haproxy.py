@@ -1,7 +1,7 @@
 """HAProxy: a new file made true in every one that runs, and seen there, or else taken back.
 
-The file comes first, since what is changed at runtime is lost with a reload. A change of states and weights
-then goes over the runtime sockets; only one of structure needs a reload.
+The file comes first, since what is changed at runtime is lost with a reload, except where writes are lost. A
+change of states and weights goes over the runtime sockets; only one of structure needs a reload.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from replctl.errors import PartialError, RefusedError, ReplctlError
 from replctl.inventory.model import expand
 from replctl.proxies.changes import Change, Report
 from replctl.proxies.runtime import ask, ask_version
-from replctl.proxies.trial import try_haproxy
+from replctl.proxies.servers import Seen, differences, like, named, same_address, servers, writes_apart
+from replctl.proxies.trial import servers_of, try_haproxy
 from replctl.render.haproxy import Server
 from replctl.render.rendered import dotted
 from replctl.render.tokens import split_port
@@ -25,35 +26,14 @@ READ_BACK_S = 5.0  # after a reload, until the new process answers
 POLL_S = 0.05
 RELOAD_LIMIT_S = 20.0
 COMMANDS_A_LINE = 20  # it has to fit into HAProxy's buffer, 16 kB
-_MAINT, _DRAIN = 1, 8  # of srv_admin_state: set at runtime or by `disabled`
-_RUNNING = "2"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """One server as `show servers state` has it."""
-
-    host: str
-    port: str
-    name: str | None  # where the address is looked up
-    admin: int
-    state: str
-    weight: int
-
-    @property
-    def enabled(self) -> bool:
-        """Neither in maintenance nor drained."""
-        return not self.admin & (_MAINT | _DRAIN)
-
-
-Seen = dict[tuple[str, str], Running]
 
 
 async def apply(change: Change[Server]) -> Report:
     """Make the file as rendered, and every HAProxy that answers as the file.
 
     Raises Moved, RefusedError where a reload is needed and none is configured, and ReplctlError where the
-    file was refused or taken back. A socket that does not answer is a problem of the report.
+    file was refused or taken back; where writes are lost neither of both. A socket that does not answer is a
+    problem of the report.
     """
     async with change.place.held():
         await change.expect_present()
@@ -63,58 +43,69 @@ async def apply(change: Change[Server]) -> Report:
         apart = {door: differences(plan, seen) for door, seen in running.items()}
         if fresh and not any(apart.values()):
             return report
+        change = replace(change, lost=change.lost or _is_left_behind(change, running))
         reloads = _needs_reload(change, running)
-        # Where writes are lost, and the structure is the one that runs already, there is no time for it.
-        hurried = change.lost and not reloads
-        await asyncio.to_thread(
-            partial(try_haproxy, change.rendered.text, plan, change.version, hurried=hurried)
-        )
-        if reloads and not change.lost:
-            await _refuse_older(change, running)
-        if reloads and not change.table["reload"] and not change.lost:
-            raise RefusedError(
-                "the change needs a reload, and [haproxy] reload is not configured",
-                why="it is not one of states and weights alone",
-                hint="configure it, or --out FILE, reload HAProxy, and --apply again",
-            )
-        if fresh:
-            report.done += [f"{_named(d)}: {'; '.join(found)}: mended" for d, found in apart.items() if found]
-        else:
-            await asyncio.to_thread(change.place.write, change.rendered.text)
-            report.done.append(f"{change.place} is written")
-        report.changed = True
-        # Before a reload too: writes do not wait for it.
-        if change.lost or not reloads:
-            await asyncio.gather(*(_push(door, plan, seen) for door, seen in running.items()))
-        said = await _reload(change, running) if reloads else []
+        if change.lost:
+            # Before anything that may fail or take its time: writes wait for no file and no reload.
+            await _push_all(plan, running)
+        written = await _write(change, running, report, reloads=reloads)
+        if not (change.lost or reloads):
+            await _push_all(plan, running)
+        said = await _reload(change, running) if reloads and (fresh or written) else []
         left = await _read_back(plan, tuple(running), READ_BACK_S if reloads and not said else 0.0)
+        mended = {d: found for d, found in apart.items() if found and not left[d]}
+        if fresh:
+            report.done += [f"{named(d)}: {'; '.join(found)}: mended" for d, found in mended.items()]
+        report.changed = written or bool(mended)
         await _settle(change, left, said, running, report, reloaded=reloads)
         return report
 
 
-def differences(plan: Iterable[Server], seen: Seen) -> list[str]:
-    """How what a HAProxy shows is not the plan, as sentences."""
-    found = []
-    for server in plan:
-        name, there = f"{server.backend}/{server.name}", seen.get((server.backend, server.name))
-        if there is None:
-            found.append(f"{name} is not there")
-            continue
-        if not _same_address(server, there):
-            found.append(
-                f"{name} is at {there.name or there.host}:{there.port}, not {server.host}:{server.port}"
-            )
-        if there.enabled != server.enabled:
-            found.append(f"{name} is {'enabled' if there.enabled else 'in maintenance'}")
-        if there.weight != server.weight:
-            found.append(f"{name} has weight {there.weight}, not {server.weight}")
-    return found
+async def _write(change: Change[Server], running: dict[str, Seen], report: Report, *, reloads: bool) -> bool:
+    """Try the file and write it, if it is another; whether that was done.
+
+    Raises ReplctlError; where writes are lost, what went wrong is a problem of the report.
+    """
+    try:
+        await _try(change, running, reloads=reloads)
+        if change.present == change.rendered.text:
+            return False
+        await asyncio.to_thread(change.place.write, change.rendered.text)
+    except ReplctlError as error:
+        if not change.lost:
+            raise
+        report.problems.append(str(error))
+        return False
+    report.done.append(f"{change.place} is written")
+    return True
 
 
-def _same_address(server: Server, there: Running) -> bool:
-    if server.host.startswith("/"):
-        return True  # a Unix socket is shown as no address
-    return server.host in (there.host, there.name) and there.port == str(server.port)
+async def _try(change: Change[Server], running: dict[str, Seen], *, reloads: bool) -> None:
+    """Raise ReplctlError where the file would not do, RefusedError where it could not be taken."""
+    # Where writes are lost, and the structure is the one that runs already, there is no time for it.
+    hurried = change.lost and not reloads
+    text, plan = change.rendered.text, change.rendered.plan
+    await asyncio.to_thread(partial(try_haproxy, text, plan, change.version, hurried=hurried))
+    if change.lost or not reloads:
+        return
+    await _refuse_older(change, running)
+    if not change.table["reload"]:
+        raise RefusedError(
+            "the change needs a reload, and [haproxy] reload is not configured",
+            why="it is not one of states and weights alone",
+            hint="configure it, or --out FILE, reload HAProxy, and --apply again",
+        )
+
+
+async def _push_all(plan: tuple[Server, ...], running: dict[str, Seen]) -> None:
+    await asyncio.gather(*(_push(door, plan, seen) for door, seen in running.items()))
+
+
+def _is_left_behind(change: Change[Server], running: dict[str, Seen]) -> bool:
+    """Whether the file has had the writer since before, and a HAProxy was not told of it."""
+    for_writing = {(s.backend, s.name): s.enabled for s in change.rendered.plan if s.backend.endswith("_rw")}
+    before = {(b, name): on for b, name, on, *_ in servers_of(change.present or "") if b.endswith("_rw")}
+    return before == for_writing and any(writes_apart(change.rendered.plan, s) for s in running.values())
 
 
 async def _look(doors: tuple[str, ...], report: Report) -> dict[str, Seen]:
@@ -129,34 +120,6 @@ async def _look(doors: tuple[str, ...], report: Report) -> dict[str, Seen]:
         else:
             running[door] = seen
     return running
-
-
-async def servers(door: str) -> Seen:
-    """What one HAProxy shows of its servers. Raises ReplctlError."""
-    text = await asyncio.to_thread(ask, door, "show servers state")
-    found: Seen = {}
-    names: list[str] = []
-    for line in text.splitlines():
-        if line.startswith("# be_id"):
-            names = line[2:].split()
-            continue
-        words = line.split()
-        if not names or len(words) < len(names) - 5:  # columns were added at the end, from version to version
-            continue
-        row = dict(zip(names, words, strict=False))
-        found[row["be_name"], row["srv_name"]] = Running(
-            host=row["srv_addr"],
-            port=row["srv_port"],
-            name=None if row["srv_fqdn"] == "-" else row["srv_fqdn"],
-            admin=int(row["srv_admin_state"]),
-            state=row["srv_op_state"],
-            weight=int(row["srv_uweight"]),
-        )
-    if not names:
-        raise ReplctlError(
-            f"{_named(door)} does not show its servers", why=(text.strip() or "no answer")[:200]
-        )
-    return found
 
 
 async def _push(door: str, plan: tuple[Server, ...], seen: Seen) -> None:
@@ -191,7 +154,7 @@ async def _refuse_older(change: Change[Server], running: Iterable[str]) -> None:
         own = await asyncio.to_thread(ask_version, door)
         if tuple(int(word) for word in own.split(".")) < change.version[:2]:
             raise RefusedError(
-                f"{_named(door)} is a {own}, and the file is for a {dotted(change.version)}",
+                f"{named(door)} is a {own}, and the file is for a {dotted(change.version)}",
                 why="it refuses a file with a key that it does not know",
                 hint=f"--haproxy-version {own}, or `version` in the inventory",
             )
@@ -204,7 +167,7 @@ def _needs_reload(change: Change[Server], running: dict[str, Seen]) -> bool:
     if skeleton(change.present or "") != skeleton(change.rendered.text):
         return True
     return any(
-        (there := seen.get((s.backend, s.name))) is None or not _same_address(s, there)
+        (there := seen.get((s.backend, s.name))) is None or not same_address(s, there)
         for seen in running.values()
         for s in change.rendered.plan
     )
@@ -290,15 +253,15 @@ async def _settle(
     *,
     reloaded: bool,
 ) -> None:
-    """Keep the file where it is right, else put the one before back, everywhere. Raises ReplctlError."""
-    good = [door for door, found in left.items() if not found]
-    sentences = [*said, *(f"{_named(door)}: {'; '.join(found)}" for door, found in left.items() if found)]
-    if not sentences or (change.lost and good):
-        report.done += [f"{_named(door)} has it" for door in good]
+    """Keep the file where it is right, else put the one before back, everywhere. Raises ReplctlError.
+
+    It stays where it was right before, and where writes are lost: the one before leads nowhere.
+    """
+    sentences = [*said, *(f"{named(door)}: {'; '.join(found)}" for door, found in left.items() if found)]
+    if not sentences or change.lost or change.present == change.rendered.text:
+        report.done += [f"{named(door)} has it" for door, found in left.items() if not found]
         report.problems += sentences
         return
-    if change.present == change.rendered.text:
-        raise ReplctlError("HAProxy does not become as its file", why="; ".join(sentences))
     await asyncio.to_thread(change.place.put_back, change.present)
     problems = [] if not reloaded or said else await _reload(change, running)
     for door, seen in running.items():
@@ -313,8 +276,8 @@ async def _settle(
         except ReplctlError as error:
             problems.append(str(error))
             continue
-        other = ["/".join(key) for key, was in seen.items() if key not in now or not _like(was, now[key])]
-        problems += [f"{_named(door)}: {', '.join(other)} not as before"] if other else []
+        other = ["/".join(key) for key, was in seen.items() if key not in now or not like(was, now[key])]
+        problems += [f"{named(door)}: {', '.join(other)} not as before"] if other else []
     if problems:
         raise PartialError(
             "HAProxy did not take the file, and is not as it was either",
@@ -326,16 +289,3 @@ async def _settle(
         why="; ".join(sentences),
         hint=f"what was refused is {change.place.path.name}.previous",
     )
-
-
-def _like(one: Running, other: Running) -> bool:
-    return (one.host, one.port, one.enabled, one.weight) == (
-        other.host,
-        other.port,
-        other.enabled,
-        other.weight,
-    )
-
-
-def _named(door: str) -> str:
-    return f"the HAProxy at {door}"

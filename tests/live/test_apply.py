@@ -144,7 +144,7 @@ def test_a_transaction_on_a_frozen_primary_is_ended_with_one_error(lab: Lab) -> 
         assert str(shown(port)["postgres"]["paused"]) == "0"
 
 
-def test_a_half_applied_file_is_found_and_rolled_back(lab: Lab) -> None:
+def test_a_half_applied_file_is_refused_and_where_writes_are_lost_kept_and_said(lab: Lab) -> None:
     # Its version lets keys through that this PgBouncer does not know: it applies what stands before them.
     with pooled(lab) as (_inventory, (port,)):
         before = databases(lab).read_text()
@@ -154,27 +154,92 @@ def test_a_half_applied_file_is_found_and_rolled_back(lab: Lab) -> None:
         assert "is a 1.18, and the file is for a 1.24" in refused.stderr
 
         promoted(lab)
-        lost = apply(later, "pgbouncer")  # writes are lost: it is tried, and undone
-        assert (lost.returncode, databases(lab).read_text()) == (1, before)
-        assert "did not take the file: it is as it was" in lost.stderr
+        lost = apply(later, "pgbouncer")  # the file before leads nowhere
+        assert (lost.returncode, leads_to(port), node_at(lab, port)) == (4, at(lab, "pg2"), "pg2")
         assert "alias postgres_ro" in lost.stderr
-        assert leads_to(port) == at(lab, "pg1")
-        assert databases(lab).with_name("databases.ini.previous").read_text() != before
+        assert databases(lab).with_name("databases.ini.previous").read_text() == before
 
 
 def test_a_reload_that_says_success_and_did_nothing_is_found_and_rolled_back(lab: Lab) -> None:
-    with pooled(lab) as (inventory, (port,)):
+    with pooled(lab) as (_, ports):
         before = databases(lab).read_text()
+        main = databases(lab).with_name("pgbouncer.ini")
+        main.write_text("this is no setting\n" + main.read_text())
+        inventory = write_inventory(lab, pgbouncer=pooler_table(lab, *ports), nodes={"pg3": {"weight": 0}})
+        done = apply(inventory, "pgbouncer")
+        assert (done.returncode, databases(lab).read_text()) == (1, before)
+        assert "did not take the file: it is as it was" in done.stderr
+        assert "alias postgres_ro" in done.stderr
+        refused = databases(lab).with_name("databases.ini.previous").read_text()
+        main.write_text(main.read_text().removeprefix("this is no setting\n"))
+        assert apply(inventory, "pgbouncer").returncode == 0
+        assert databases(lab).read_text() == refused != before
+
+
+def test_where_writes_are_lost_the_new_file_stays_though_no_pgbouncer_takes_it_yet(lab: Lab) -> None:
+    with pooled(lab) as (inventory, (port,)):
         main = databases(lab).with_name("pgbouncer.ini")
         main.write_text("this is no setting\n" + main.read_text())
         promoted(lab)
         done = apply(inventory, "pgbouncer")
-        assert (done.returncode, databases(lab).read_text()) == (1, before)
         wanted = f"alias postgres has port {lab.nodes['pg1'].port}, not {lab.nodes['pg2'].port}"
-        assert wanted in done.stderr
+        assert (done.returncode, wanted in done.stderr) == (4, True)
         main.write_text(main.read_text().removeprefix("this is no setting\n"))
         assert apply(inventory, "pgbouncer").returncode == 0
         assert node_at(lab, port) == "pg2"
+
+
+KEPT = ("* = host=10.9.9.9 port=5432", "mine = host=10.9.9.9 port=5432,5433 dbname=mine")
+
+
+def test_aliases_that_are_kept_as_they_are_do_not_undo_a_failover(lab: Lab) -> None:
+    with pooled(lab) as (inventory, (port,)):
+        text = databases(lab).read_text()
+        databases(lab).write_text(text + "".join(f"{line}\n" for line in KEPT))
+        promoted(lab)
+        done = apply(inventory, "pgbouncer")
+        assert (done.returncode, node_at(lab, port)) == (0, "pg2"), done.stderr
+        assert [line in databases(lab).read_text().splitlines() for line in KEPT] == [True, True]
+
+
+@pytest.mark.parametrize("pool_mode", ["session", "transaction"])
+def test_clients_of_a_pgbouncer_that_was_away_at_the_failover_are_let_go_later(
+    lab: Lab, pool_mode: str
+) -> None:
+    with (
+        pooled(lab, pool_mode=pool_mode) as (inventory, (port,)),
+        closing(psycopg.connect(host="127.0.0.1", port=port, user="postgres")) as client,
+    ):
+        where = "SELECT current_setting('port')::int"
+        assert client.execute(where).fetchone() == (lab.nodes["pg1"].port,)
+        if pool_mode == "session":
+            client.commit()
+        ask_node(lab, "pg2", "SELECT pg_promote()", "CHECKPOINT")  # pg1 lives on
+        done = replctl("render-pgbouncer", "--out", str(databases(lab)), env=environment(inventory))
+        assert done.returncode == 0, done.stderr
+        with closing(psycopg.connect(console(port), autocommit=True)) as connection:
+            connection.execute("RELOAD")  # as one that was frozen does when it goes on
+        assert (leads_to(port), client.execute(where).fetchone()) == (
+            at(lab, "pg2"),
+            (lab.nodes["pg1"].port,),
+        )
+        done = apply(inventory, "pgbouncer", "--offline")  # two primaries answer: the file has the writer
+        assert (done.returncode, "clients of postgres ended" in done.stderr) == (0, True)
+        with pytest.raises(psycopg.OperationalError):
+            client.execute(where)
+        assert node_at(lab, port) == "pg2"
+
+
+def test_a_transaction_at_the_right_primary_outlives_reconnect(lab: Lab) -> None:
+    with (
+        pooled(lab) as (inventory, (port,)),
+        closing(psycopg.connect(host="127.0.0.1", port=port, user="postgres")) as client,
+    ):
+        client.execute("SELECT 1")
+        with closing(psycopg.connect(console(port), autocommit=True)) as connection:
+            connection.execute("RECONNECT")
+        assert apply(inventory, "pgbouncer").returncode == 0
+        client.execute("SELECT 1")
 
 
 def test_where_writes_are_lost_one_pgbouncer_that_does_not_take_it_stops_no_other(lab: Lab) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from replctl.errors import RefusedError, ReplctlError
 from replctl.inventory import load
+from replctl.proxies.aliases import checked, differences
 from replctl.proxies.haproxy import skeleton
-from replctl.proxies.pgbouncer import checked, differences
 from replctl.proxies.places import Place
 from replctl.proxies.roles import Wish, after_promotion, targets
 from replctl.proxies.trial import try_haproxy, try_pgbouncer
