@@ -93,7 +93,12 @@ PGBOUNCER = Table(
         Key(
             "server_tls_ca_file", _file, "for --full", example="/etc/pgbouncer/root.crt", absent="PgBouncer's"
         ),
-        Key("pause_timeout_s", kinds.duration(0.1, 600), "limit for PAUSE in a planned switch", 5),
+        Key(
+            "pause_timeout_s",
+            kinds.duration(0.1, 600),
+            "limit for PAUSE in a planned switch, which no command makes yet",
+            5,
+        ),
     ),
 )
 
@@ -142,6 +147,19 @@ HAPROXY = Table(
             "runtime socket in the rendered file",
             example="/run/haproxy/admin.sock",
             absent="none",
+        ),
+        Key(
+            "stats_group",
+            _user,
+            "group that may use it, where replctl is not the user who starts HAProxy",
+            example="replctl",
+            absent="none",
+        ),
+        Key(
+            "hard_stop_after_s",
+            kinds.duration(0.1, 86400),
+            "after a reload, until the sessions of the process before are ended",
+            30,
         ),
         Key(
             "sockets",

@@ -136,6 +136,15 @@ HAPROXY: dict[str, Case] = {
     "plain-2.6": Case(),
     "plain-3.1": Case(options={"version": "3.1"}),
     "socket-2.6": Case(tables={"haproxy": {"stats_socket": "/run/haproxy/admin.sock", "maxconn": 100}}),
+    "group-2.6": Case(
+        tables={
+            "haproxy": {
+                "stats_socket": "/run/haproxy/admin.sock",
+                "stats_group": "daemon",  # HAProxy looks it up
+                "hard_stop_after_s": 1.5,
+            }
+        }
+    ),
     "fragment-2.6": Case(options={"fragment": True}),
     "sql-2.6": Case(tables={"haproxy": {"check": "sql", "check_user": "haproxy_check"}}),
     "http-2.6": Case(tables={"haproxy": {"check": "http", "check_interval_s": "500ms"}}),
