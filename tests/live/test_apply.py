@@ -319,7 +319,9 @@ def config(lab: Lab) -> Path:
 
 
 @contextmanager
-def balanced(lab: Lab, program: str | None = None, **keys: Any) -> Iterator[tuple[Path, int, int, str]]:
+def balanced(
+    lab: Lab, nodes: dict[str, dict[str, Any]] | None = None, **keys: Any
+) -> Iterator[tuple[Path, int, int, str]]:
     """HAProxy with a file that was rendered for it; the inventory, its ports for writing and reading."""
     caught_up(lab)
     rw, ro = free_ports(2)
@@ -333,11 +335,23 @@ def balanced(lab: Lab, program: str | None = None, **keys: Any) -> Iterator[tupl
         **CHECKS,
         **keys,
     }
-    inventory = write_inventory(lab, haproxy=table)
+    inventory = write_inventory(lab, haproxy=table, nodes=nodes)
     done = replctl("render-haproxy", "--out", str(config(lab)), env=environment(inventory))
     assert done.returncode == 0, done.stderr
     with haproxy(config(lab), rw, ro):
         yield inventory, rw, ro, door
+
+
+def changed(inventory: Path, old: str, new: str) -> Path:
+    """The inventory with other words."""
+    text = inventory.read_text()
+    assert old in text
+    inventory.write_text(text.replace(old, new))
+    return inventory
+
+
+def writers(door: str) -> set[str]:
+    return {name for name in enabled(door) if name.startswith("lab_rw/")}
 
 
 def enabled(door: str) -> set[str]:
@@ -386,6 +400,51 @@ def test_who_comes_back_at_once_when_the_old_writer_s_sessions_end_is_at_the_new
         for holder in holders:
             holder.join(20)
         assert (done.returncode, found) == (0, ["N"] * 8)
+
+
+@pytest.mark.parametrize("keys", [{}, {"reload": ["/bin/false"]}], ids=["no reload", "one that fails"])
+def test_a_change_that_needs_a_reload_does_not_hold_up_writes_after_a_failover(
+    lab: Lab, keys: dict[str, Any]
+) -> None:
+    with balanced(lab, **keys) as (inventory, rw, _ro, door):
+        ask_node(lab, "pg2", "SELECT pg_promote()", "CHECKPOINT")  # pg1 is alive
+        done = apply(changed(inventory, 'name = "pg3"', 'name = "pg4"'), "haproxy")
+        assert (done.returncode, "lab_rw/pg4 is not there" in done.stderr) == (4, True)
+        assert (writers(door), node_at(lab, rw)) == ({"lab_rw/pg2"}, "pg2")
+        assert "pg4" in config(lab).read_text()
+
+
+def test_a_haproxy_that_was_away_at_the_failover_is_moved_before_any_reload(lab: Lab) -> None:
+    with balanced(lab) as (inventory, rw, _ro, door):
+        changed(inventory, 'name = "pg3"', 'name = "pg4"')
+        promoted(lab)
+        done = replctl("render-haproxy", "--out", str(config(lab)), env=environment(inventory))
+        assert (done.returncode, writers(door)) == (0, {"lab_rw/pg1"})
+        late = apply(inventory, "haproxy")
+        assert (late.returncode, writers(door), node_at(lab, rw)) == (4, {"lab_rw/pg2"}, "pg2")
+
+
+def test_after_a_failover_haproxy_is_moved_though_its_file_cannot_be_written(
+    lab: Lab, tmp_path: Path
+) -> None:
+    program = tmp_path / "run"
+    program.write_text('#!/bin/sh\n[ "$1" != tee ] || { echo no room >&2; exit 1; }\nexec "$@"\n')
+    program.chmod(0o755)
+    with balanced(lab, run=[str(program)]) as (inventory, rw, _ro, door):
+        before = config(lab).read_text()
+        promoted(lab)
+        done = apply(inventory, "haproxy")
+        assert (done.returncode, config(lab).read_text()) == (4, before)
+        assert "tee failed: no room" in done.stderr
+        assert (writers(door), node_at(lab, rw)) == ({"lab_rw/pg2"}, "pg2")
+
+
+def test_an_address_is_the_same_however_it_is_written(lab: Lab) -> None:
+    nodes = {"pg3": {"client_host": "2001:DB8:0::2"}}
+    with balanced(lab, nodes) as (inventory, _rw, _ro, door):
+        runtime.ask(door, "set server lab_ro/pg2 weight 7")
+        done = apply(inventory, "haproxy")
+        assert (done.returncode, "lab_ro/pg2 has weight 7, not 100: mended" in done.stderr) == (0, True)
 
 
 def test_a_state_that_was_set_by_hand_is_mended_and_said(lab: Lab) -> None:
