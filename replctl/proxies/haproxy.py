@@ -13,18 +13,16 @@ from dataclasses import replace
 from functools import partial
 
 from replctl.errors import PartialError, RefusedError, ReplctlError
-from replctl.inventory.model import expand
 from replctl.proxies.changes import Change, Report
+from replctl.proxies.reloading import Worker, needs_reload, not_taken, reload, stale, worker_at
 from replctl.proxies.runtime import ask, ask_version
-from replctl.proxies.servers import Seen, differences, like, named, same_address, servers, writes_apart
+from replctl.proxies.servers import Seen, differences, like, named, servers, writes_apart
 from replctl.proxies.trial import servers_of, try_haproxy
 from replctl.render.haproxy import Server
 from replctl.render.rendered import dotted
-from replctl.render.tokens import split_port
 
 READ_BACK_S = 5.0  # after a reload, until the new process answers
 POLL_S = 0.05
-RELOAD_LIMIT_S = 20.0
 COMMANDS_A_LINE = 20  # it has to fit into HAProxy's buffer, 16 kB
 
 
@@ -38,27 +36,41 @@ async def apply(change: Change[Server]) -> Report:
     async with change.place.held():
         await change.expect_present()
         report = Report()
-        running = await _look(change.doors, report)
+        running, workers = await _look(change.doors, report)
         plan, fresh = change.rendered.plan, change.present == change.rendered.text
-        apart = {door: differences(plan, seen) for door, seen in running.items()}
+        apart, reloads = _apart(change, running, workers, report)
         if fresh and not any(apart.values()):
             return report
         change = replace(change, lost=change.lost or _is_left_behind(change, running))
-        reloads = _needs_reload(change, running)
         if change.lost:
             # Before anything that may fail or take its time: writes wait for no file and no reload.
             await _push_all(plan, running)
         written = await _write(change, running, report, reloads=reloads)
         if not (change.lost or reloads):
             await _push_all(plan, running)
-        said = await _reload(change, running) if reloads and (fresh or written) else []
-        left = await _read_back(plan, tuple(running), READ_BACK_S if reloads and not said else 0.0)
+        said = await reload(change, running) if reloads and (fresh or written) else []
+        left = await _read_back(change, workers, reloaded=reloads and not said)
         mended = {d: found for d, found in apart.items() if found and not left[d]}
         if fresh:
             report.done += [f"{named(d)}: {'; '.join(found)}: mended" for d, found in mended.items()]
         report.changed = written or bool(mended)
-        await _settle(change, left, said, running, report, reloaded=reloads)
+        await _settle(change, left, said, running, workers, report)
         return report
+
+
+def _apart(
+    change: Change[Server], running: dict[str, Seen], workers: dict[str, Worker], report: Report
+) -> tuple[dict[str, list[str]], bool]:
+    """How each HAProxy is not as planned, as sentences, and whether that takes a reload."""
+    apart = {door: differences(change.rendered.plan, seen) for door, seen in running.items()}
+    old = {door: found for door, w in workers.items() if (found := stale(change.rendered.text, w))}
+    if needs_reload(change, running):
+        return apart, True
+    if change.table["reload"] and any(workers[door].mark for door in old):
+        return {door: [*found, *old.get(door, [])] for door, found in apart.items()}, True
+    # The roles are not to wait for it; and where the mark is not ours, a reload after another would not help.
+    report.problems += [f"{named(door)} {found[0]}: reload it" for door, found in old.items()]
+    return apart, False
 
 
 async def _write(change: Change[Server], running: dict[str, Seen], report: Report, *, reloads: bool) -> bool:
@@ -108,18 +120,21 @@ def _is_left_behind(change: Change[Server], running: dict[str, Seen]) -> bool:
     return before == for_writing and any(writes_apart(change.rendered.plan, s) for s in running.values())
 
 
-async def _look(doors: tuple[str, ...], report: Report) -> dict[str, Seen]:
-    """What each socket shows; those that do not answer are problems."""
+async def _look(doors: tuple[str, ...], report: Report) -> tuple[dict[str, Seen], dict[str, Worker]]:
+    """What each socket shows, and of which process; those that do not answer are problems."""
     running: dict[str, Seen] = {}
-    found = await asyncio.gather(*(servers(door) for door in doors), return_exceptions=True)
-    for door, seen in zip(doors, found, strict=True):
-        if isinstance(seen, ReplctlError):
-            report.problems.append(str(seen))
-        elif isinstance(seen, BaseException):
-            raise seen
+    workers: dict[str, Worker] = {}
+
+    async def one(door: str) -> None:
+        try:
+            seen, worker = await servers(door), await worker_at(door)
+        except ReplctlError as error:
+            report.problems.append(str(error))
         else:
-            running[door] = seen
-    return running
+            running[door], workers[door] = seen, worker
+
+    await asyncio.gather(*(one(door) for door in doors))
+    return running, workers
 
 
 async def _push(door: str, plan: tuple[Server, ...], seen: Seen) -> None:
@@ -160,88 +175,34 @@ async def _refuse_older(change: Change[Server], running: Iterable[str]) -> None:
             )
 
 
-def _needs_reload(change: Change[Server], running: dict[str, Seen]) -> bool:
-    """Whether a HAProxy runs that states and weights alone do not make as the file."""
-    if not running:
-        return False
-    if skeleton(change.present or "") != skeleton(change.rendered.text):
-        return True
-    return any(
-        (there := seen.get((s.backend, s.name))) is None or not same_address(s, there)
-        for seen in running.values()
-        for s in change.rendered.plan
-    )
-
-
-def skeleton(text: str) -> list[str]:
-    """A file without comments, states and weights."""
-    lines = []
-    for line in text.splitlines():
-        words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
-        if words[0] == "server":
-            at = words.index("weight") if "weight" in words else len(words)
-            words = [*words[:at], *words[at + 2 :]]
-            words = words[:-1] if words[-1] == "disabled" else words
-        lines.append(" ".join(words))
-    return lines
-
-
-async def _reload(change: Change[Server], running: Iterable[str]) -> list[str]:
-    """Run the reload command, once for every machine; what went wrong, as sentences."""
-    if not change.table["reload"]:
-        return ["HAProxy needs a reload, and [haproxy] reload is not configured"]
-    commands = {expand(change.table["reload"], _of_door(door)) for door in running}
-    found = await asyncio.gather(*(_run(argv) for argv in sorted(commands)))
-    return [sentence for sentence in found if sentence]
-
-
-def _of_door(door: str) -> dict[str, object]:
-    split = None if door.startswith("/") else split_port(door)
-    return {} if split is None else {"host": split[0], "port": split[1]}
-
-
-async def _run(argv: tuple[str, ...]) -> str:
-    what = f"the reload command {argv[0]}"
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-    except OSError as error:
-        return f"{what} cannot be started: {error.strerror}"
-    try:
-        output, _ = await asyncio.wait_for(process.communicate(), RELOAD_LIMIT_S)
-    except TimeoutError:
-        return f"{what} did not end within {RELOAD_LIMIT_S:g} s"
-    finally:
-        if process.returncode is None:
-            process.kill()
-    said = output.decode(errors="replace").strip().splitlines() or ["no word"]
-    shown = "".join(c for c in said[-1] if c.isprintable())[:200]
-    return "" if process.returncode == 0 else f"{what}: exit code {process.returncode}, {shown}"
-
-
 async def _read_back(
-    plan: tuple[Server, ...], doors: tuple[str, ...], limit_s: float
+    change: Change[Server], workers: dict[str, Worker], *, reloaded: bool
 ) -> dict[str, list[str]]:
-    """What is not as planned at each socket, once it is, or after the limit."""
-    until_s = time.monotonic() + limit_s
+    """What is not as planned at each socket, once it is, or after the limit of a reload."""
+    until_s = time.monotonic() + (READ_BACK_S if reloaded else 0.0)
+    plan, text = change.rendered.plan, change.rendered.text
 
     async def one(door: str) -> list[str]:
         while True:
             try:
                 found = differences(plan, await servers(door))
+                if reloaded:
+                    found += not_taken(text, workers[door], await worker_at(door))
             except ReplctlError as error:
                 found = [error.why or str(error)]
             if not found or time.monotonic() >= until_s:
                 return found
             await asyncio.sleep(POLL_S)
 
-    return dict(zip(doors, await asyncio.gather(*(one(door) for door in doors)), strict=True))
+    return dict(zip(workers, await asyncio.gather(*(one(door) for door in workers)), strict=True))
+
+
+async def _is_another(door: str, before: Worker) -> bool:
+    """Whether another process answers than before, or none."""
+    try:
+        return (await worker_at(door)).which != before.which
+    except ReplctlError:
+        return True
 
 
 async def _settle(
@@ -249,9 +210,8 @@ async def _settle(
     left: dict[str, list[str]],
     said: list[str],
     running: dict[str, Seen],
+    workers: dict[str, Worker],
     report: Report,
-    *,
-    reloaded: bool,
 ) -> None:
     """Keep the file where it is right, else put the one before back, everywhere. Raises ReplctlError.
 
@@ -263,7 +223,9 @@ async def _settle(
         report.problems += sentences
         return
     await asyncio.to_thread(change.place.put_back, change.present)
-    problems = [] if not reloaded or said else await _reload(change, running)
+    # One that refused the file has not changed, and another reload would only cost it its sessions.
+    others = [door for door in running if await _is_another(door, workers[door])]
+    problems = await reload(change, others) if others else []
     for door, seen in running.items():
         before = tuple(
             replace(s, enabled=seen[s.backend, s.name].enabled, weight=seen[s.backend, s.name].weight)

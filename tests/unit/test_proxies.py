@@ -10,7 +10,6 @@ import pytest
 from replctl.errors import RefusedError, ReplctlError
 from replctl.inventory import load
 from replctl.proxies.aliases import checked, differences
-from replctl.proxies.haproxy import skeleton
 from replctl.proxies.places import Place
 from replctl.proxies.roles import Wish, after_promotion, targets
 from replctl.proxies.trial import try_haproxy, try_pgbouncer
@@ -169,13 +168,6 @@ def test_differences_name_the_alias_and_both_values() -> None:
         "alias app has host 10.0.0.2, not 10.0.0.1",
         "alias b is not there",
     ]
-
-
-def test_states_and_weights_are_no_structure() -> None:
-    text = "# a\nlisten x\n    server a 10.0.0.1:5432 check weight 100 disabled\n"
-    other = "# b\nlisten x\n    server a 10.0.0.1:5432 check weight 7\n"
-    assert skeleton(text) == skeleton(other) == ["listen x", "server a 10.0.0.1:5432 check"]
-    assert skeleton(other.replace(" weight 7", " weight 7 backup")) != skeleton(other)
 
 
 @pytest.mark.parametrize("name", ['a"b', "a b", "a;b", "", "a\nb", "ä" * 40, "x" * 64])
