@@ -12,6 +12,14 @@ from replctl.render.pgbouncer import Alias
 from replctl.render.tokens import Whitelist
 
 Rows = dict[str, dict[str, Any]]
+# By key of the file; the names of some columns changed with the versions.
+POOL_COLUMNS = {
+    "pool_mode": ("pool_mode",),
+    "pool_size": ("pool_size",),
+    "reserve_pool": ("reserve_pool", "reserve_pool_size"),
+    "reserve_pool_size": ("reserve_pool", "reserve_pool_size"),
+    "max_db_connections": ("max_connections",),
+}
 
 
 async def databases(door: str) -> Rows:
@@ -37,7 +45,19 @@ def differences(plan: Iterable[Alias], rows: Rows) -> list[str]:
             for key, value in target_of(alias).items()
             if (shown := None if row[key] is None else str(row[key])) != value
         ]
+        found += [] if alias.kept else _pool_apart(alias, row)
     return found
+
+
+def _pool_apart(alias: Alias, row: dict[str, Any]) -> list[str]:
+    """How its pool is another, as far as this version of PgBouncer shows it."""
+    return [
+        f"alias {alias.name} has {column} {row[column]}, not {alias.settings[key]}"
+        for key, columns in POOL_COLUMNS.items()
+        if key in alias.settings
+        for column in columns
+        if column in row and str(row[column]) != alias.settings[key]
+    ]
 
 
 def target_of(alias: Alias) -> dict[str, str | None]:

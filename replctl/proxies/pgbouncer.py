@@ -15,6 +15,7 @@ from replctl.proxies.aliases import Rows, databases, differences, moved_aliases,
 from replctl.proxies.changes import Change, Report
 from replctl.proxies.console import ask, version_of
 from replctl.proxies.going_on import go_on
+from replctl.proxies.own_settings import settings_apart
 from replctl.proxies.trial import try_pgbouncer
 from replctl.proxies.userlist import check_userlist
 from replctl.render.pgbouncer import Alias
@@ -34,6 +35,7 @@ async def apply(change: Change[Alias]) -> Report:
         running = await _look(change.doors, report, held=change.held)
         fresh = change.present == change.rendered.text
         apart = {door: differences(change.rendered.plan, rows) for door, rows in running.items()}
+        await _compare_settings(change, apart, report)
         # By what runs, not by the file: that may have been written while this PgBouncer was away.
         moved = {door: [] if change.held else moved_aliases(change, rows) for door, rows in running.items()}
         good = list(running)
@@ -88,6 +90,21 @@ async def _look(doors: tuple[str, ...], report: Report, *, held: bool) -> dict[s
     return running
 
 
+async def _compare_settings(change: Change[Alias], apart: dict[str, list[str]], report: Report) -> None:
+    """Add what differs in the rest of a whole file to `apart`; what needs a restart is a problem."""
+
+    async def one(door: str) -> None:
+        try:
+            found = await settings_apart(door, change.rendered.text)
+        except ReplctlError as error:
+            report.problems.append(str(error))
+            return
+        apart[door] += found.reload
+        report.problems += [f"{named(door)}: {sentence}: restart it" for sentence in found.restart]
+
+    await asyncio.gather(*(one(door) for door in apart))
+
+
 async def _refuse_older(change: Change[Alias], running: Iterable[str]) -> None:
     """Raise RefusedError where a PgBouncer is older than the file is for: it could refuse half of it."""
     for door in running:
@@ -117,9 +134,10 @@ async def _reload(door: str, change: Change[Alias]) -> _Look:
         except ReplctlError as error:  # from 1.25 on it tells
             said = error.why or str(error)
         rows = await databases(door)
+        others = (await settings_apart(door, change.rendered.text)).reload
     except ReplctlError as error:
         return _Look(wrong=[str(error)])
-    found = differences(change.rendered.plan, rows)
+    found = [*differences(change.rendered.plan, rows), *others]
     return _Look(wrong=[*found, *([said] if said else [])], writes=not moved_aliases(change, rows))
 
 
