@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from replctl.cli.render import check_version, placement_of, tell, warn_of_zone
-from replctl.errors import UsageError
+from replctl.cli.render import Roles, check_version, look_for_roles, tell, warn_of_zone
+from replctl.errors import PartialError, RefusedError, ReplctlError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from replctl.inventory import Inventory
+    from replctl.proxies.changes import Report
     from replctl.proxies.roles import Target, Wish
-    from replctl.render.placement import Placement
 
 ApplyOption = Annotated[
     bool,
@@ -46,24 +46,14 @@ class Applying:
         found = self._targets(inventory, name)
         version, whole, zone, force = self.wish
         check_version(version)
-        warn_of_zone(inventory, zone if self.watch else None)
+        warn_of_zone(inventory, zone or None)
         wish = Wish(version=version, whole=whole, zone=zone, force=force)
         if self.watch:
             return asyncio.run(keep(found, wish))
         # Before anybody is looked at: what changes later is somebody else's doing.
-        present = {str(target.place): target.place.read() for target in found}
-        first = found[0]
-        text = present[str(first.place)]
-        placement = placement_of(
-            inventory,
-            offline=self.offline,
-            primary=self.primary,
-            zone=zone,
-            timeout=self.timeout,
-            present_writer=lambda: first.writer_of(text),
-            present=bool(text and text.strip()),
-        )
-        return asyncio.run(apply_once(found, wish, placement, present))
+        present = asyncio.run(_read(found))
+        roles = look_for_roles(inventory, offline=self.offline, primary=self.primary, timeout=self.timeout)
+        return asyncio.run(apply_once(found, wish, roles, present))
 
     def _targets(self, inventory: Inventory, name: str) -> list[Target]:
         """The files to apply. Raises UsageError where it is not said which, or how the proxy is reached."""
@@ -87,28 +77,75 @@ class Applying:
         return found
 
 
-async def apply_once(
-    found: list[Target], wish: Wish, placement: Placement, present: dict[str, str | None]
-) -> int:
-    """Apply to each place; the exit code. Raises ReplctlError, PartialError where some do not have it."""
+Present = str | None | ReplctlError
+"""The text of a file, None where there is none, or why it cannot be read."""
+
+
+async def _read(found: list[Target]) -> list[Present]:
+    """What is in each file now, all asked at once."""
+    import asyncio
+
+    async def one(target: Target) -> Present:
+        try:
+            return await asyncio.to_thread(target.place.read)
+        except ReplctlError as error:
+            return error
+
+    return await asyncio.gather(*(one(target) for target in found))
+
+
+async def apply_once(found: list[Target], wish: Wish, roles: Roles, present: list[Present]) -> int:
+    """Apply to each place at once; the exit code. One that fails stops no other.
+
+    Raises ReplctlError: of the one that failed where nothing was changed, else PartialError.
+    """
+    import asyncio
+
     from replctl.proxies.changes import Report
+
+    async def one(target: Target, text: Present) -> Report | ReplctlError:
+        try:
+            if isinstance(text, ReplctlError):
+                raise text
+            return await _apply_to(target, wish, roles, text)
+        except ReplctlError as error:
+            return error
+
+    results = await asyncio.gather(*(one(*pair) for pair in zip(found, present, strict=True)))
+    reports = [result for result in results if isinstance(result, Report)]
+    errors = [result for result in results if isinstance(result, ReplctlError)]
+    if errors and not any(report.changed or report.problems for report in reports):
+        raise _together(errors)
+    problems = [*(p for report in reports for p in report.problems), *map(str, errors)]
+    Report(problems=problems).raise_problems()
+    return 0
+
+
+def _together(errors: list[ReplctlError]) -> ReplctlError:
+    """Several errors as one, with the exit code that says most."""
+    if len(set(map(str, errors))) == 1:
+        return errors[0]
+    worst = next((e for e in errors if not isinstance(e, RefusedError)), errors[0])
+    error = ReplctlError("no file is applied", why="; ".join(map(str, errors)), hint=worst.hint)
+    error.exit_code = max(worst.exit_code, *(e.exit_code for e in errors if isinstance(e, PartialError)), 0)
+    return error
+
+
+async def _apply_to(target: Target, wish: Wish, roles: Roles, text: str | None) -> Report:
     from replctl.proxies.roles import apply
 
-    whole = Report()
-    for target in found:
-        text = present[str(target.place)]
-        before = target.writer_of(text)
-        moved = before is not None and before != placement.writer
-        change = await target.change(placement, wish, present=text, lost=moved)
-        for warning in change.rendered.warnings:
-            tell(f"warning: {warning}")
-        report = await apply(change)
-        fine = f"{target.place} is as it should be" + ("" if report.problems else ", and so is what runs")
-        for sentence in report.done or [fine]:
-            tell(sentence)
-        whole.problems += report.problems
-    whole.raise_problems()
-    return 0
+    before = target.writer_of(text)
+    any_will_do = target.table.get("write_role_checks") is True
+    placement = roles.placement(wish.zone_of(text), text, before, any_will_do=any_will_do)
+    moved = before is not None and before != placement.writer
+    change = await target.change(placement, wish, present=text, lost=moved)
+    for warning in change.rendered.warnings:
+        tell(f"warning: {warning}")
+    report = await apply(change)
+    fine = f"{target.place} is as it should be" + ("" if report.problems else ", and so is what runs")
+    for sentence in report.done or [fine]:
+        tell(sentence)
+    return report
 
 
 async def keep(found: list[Target], wish: Wish) -> int:

@@ -16,11 +16,12 @@ from replctl.cli.render import (
     PrimaryOption,
     ZoneOption,
     deliver,
+    look_for_roles,
     place_of,
-    placement_of,
     present_text,
     table_of,
     version_of,
+    warn_of_zone,
 )
 
 
@@ -59,6 +60,7 @@ def render_pgbouncer(
     """
     from replctl.inventory import load_one
     from replctl.render.pgbouncer import DEFAULT_VERSION, Options, render, writer_of
+    from replctl.render.rendered import facts_of
 
     found = load_one(inventory, cluster=cluster)
     table = table_of(found, "pgbouncer")
@@ -75,18 +77,18 @@ def render_pgbouncer(
         return how.run(found, "pgbouncer")
     place = place_of(table, out, check=check)
     present = present_text(place, needed=check or out is not None)
+    facts = facts_of(present)
+    zone = facts.zone if zone is None else zone or None
+    warn_of_zone(found, zone)
     version = version_of(
-        pgbouncer_version, table["version"], () if offline else table["admin"], _ask, DEFAULT_VERSION
+        pgbouncer_version,
+        table["version"] or facts.version,
+        () if offline else table["admin"],
+        _ask,
+        DEFAULT_VERSION,
     )
-    placement = placement_of(
-        found,
-        offline=offline,
-        primary=primary,
-        zone=zone,
-        timeout=timeout,
-        present_writer=lambda: writer_of(found.settings, table, present or ""),
-        present=bool(present and present.strip()),
-    )
+    roles = look_for_roles(found, offline=offline, primary=primary, timeout=timeout)
+    placement = roles.placement(zone, present, writer_of(found.settings, table, present or ""))
     users = _admin_users(table["admin"]) if full else ()
     options = Options(version=version, full=full, zone=zone, present=present, admin_users=users)
     rendered = render(found.settings, table, placement, options, file=str(found.path))

@@ -19,6 +19,7 @@ from replctl.pg.monitor import Monitor, refusal
 from replctl.proxies.changes import Moved, Report
 from replctl.proxies.roles import Target, Wish, apply
 from replctl.render.placement import Placement, from_snapshot
+from replctl.render.rendered import facts_of
 
 CHECK_EVERY_S = 5.0  # whether the running proxy still is as its file
 RETRY_S = 1.0  # after a failure; twice as long after each
@@ -52,7 +53,8 @@ class Keeper:
         try:
             while not self._stopping.is_set():
                 self._changed.clear()
-                well = [await self._turn(target) for target in self._targets]
+                # One machine that does not answer holds up no other.
+                well = await asyncio.gather(*(self._turn(target) for target in self._targets))
                 ready()
                 self._failures = 0 if all(well) else self._failures + 1
                 await self._pause()
@@ -96,7 +98,8 @@ class Keeper:
         if snapshot.writer != before:
             # A look from before another process moved the writes would move them back.
             snapshot = await self._newer(snapshot, read_s)
-        placement = from_snapshot(target.inventory.settings, snapshot, self._wish.zone)
+        tenure = facts_of(present).tenure
+        placement = from_snapshot(target.inventory.settings, snapshot, before=tenure)
         moved = before is not None and placement.writer != before
         try:
             change = await target.change(placement, self._wish, present=present, lost=moved)

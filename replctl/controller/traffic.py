@@ -10,7 +10,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from replctl.core.model import ClusterState
+from replctl.core.model import ClusterState, NodeFacts
+from replctl.core.routing.token import fingerprint
 from replctl.core.situation import Situation
 from replctl.errors import ReplctlError
 from replctl.inventory import Inventory
@@ -18,6 +19,7 @@ from replctl.proxies.astray import astray
 from replctl.proxies.changes import Moved, Report
 from replctl.proxies.roles import Target, Wish, after_promotion, apply, targets
 from replctl.render.placement import Placement
+from replctl.render.rendered import Tenure
 
 LIMIT_S = 30.0
 TRIES = 3
@@ -67,6 +69,7 @@ class Traffic:
             lost=lost,
             answering=[f.node for f in state.facts if f.in_recovery],
             drained=[] if marks is None else [n for n, m in marks.drained.items() if m.holds(now_at)],
+            tenure=_tenure(writer, state),
         )
 
     def _targets(self) -> list[Target]:
@@ -102,6 +105,16 @@ class Traffic:
         for problem in problems:
             self._tell("proxy_failed", problem)
         return problems
+
+
+def _tenure(writer: str, state: ClusterState) -> Tenure | None:
+    """The timeline of the new primary, which may have been promoted after this look."""
+    found = state[writer]
+    if not isinstance(found, NodeFacts) or found.timeline is None:
+        return None
+    # PostgreSQL takes the next one of which it finds no history: this one, or a later.
+    timeline = found.timeline + 1 if found.in_recovery else found.timeline
+    return Tenure(writer=writer, timeline=timeline, system=fingerprint(found.system_identifier))
 
 
 async def _applied(target: Target, placement: Placement) -> Report:

@@ -14,7 +14,7 @@ from typing import Any
 from replctl.core.settings import ClusterSettings, NodeSpec
 from replctl.render import role_checks
 from replctl.render.placement import Placement, client_host, client_port
-from replctl.render.rendered import Rendered, dotted, fingerprint, head
+from replctl.render.rendered import Rendered, checked_facts, fingerprint, head
 from replctl.render.structure import mark
 from replctl.render.tokens import Whitelist, assert_plain, is_address, shown, with_port
 
@@ -77,6 +77,7 @@ def render(
         lines, servers = work.listener(write=write)
         body += lines
         plan += servers
+    facts = checked_facts(whitelist, work.version, options.zone, placement.tenure)
     whitelist.settle()
     if frame:
         frame.insert(1, f"    description {mark([*frame, *body])}")
@@ -84,8 +85,8 @@ def render(
     made_of = fingerprint(
         settings, table, fragment=options.fragment, zone=options.zone, user=options.check_user
     )
-    facts = f"policy {made_of}; for HAProxy {dotted(work.version)}"
-    text = "\n".join([*head(COMMENT, command, work.cluster, facts), *frame, *body]).rstrip("\n") + "\n"
+    top = head(COMMENT, command, work.cluster, made_of, facts)
+    text = "\n".join([*top, *frame, *body]).rstrip("\n") + "\n"
     return Rendered(text=assert_plain(text), plan=tuple(plan))
 
 
