@@ -16,7 +16,8 @@ from dataclasses import replace
 from replctl.core.routing import Snapshot
 from replctl.errors import NoPrimary, NoReplica, ReplctlError
 from replctl.pg.monitor import Monitor, refusal
-from replctl.proxies.changes import Moved, Report
+from replctl.proxies.changes import Report
+from replctl.proxies.places import Moved
 from replctl.proxies.roles import Target, Wish, apply
 from replctl.render.placement import Placement, from_snapshot
 from replctl.render.rendered import facts_of

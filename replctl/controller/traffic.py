@@ -16,7 +16,8 @@ from replctl.core.situation import Situation
 from replctl.errors import ReplctlError
 from replctl.inventory import Inventory
 from replctl.proxies.astray import astray
-from replctl.proxies.changes import Moved, Report
+from replctl.proxies.changes import Report
+from replctl.proxies.places import Moved
 from replctl.proxies.roles import Target, Wish, after_promotion, apply, targets
 from replctl.render.placement import Placement
 from replctl.render.rendered import Tenure

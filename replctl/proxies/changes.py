@@ -6,15 +6,11 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from replctl.errors import PartialError, ReplctlError
-from replctl.proxies.places import Place
+from replctl.errors import PartialError
+from replctl.proxies.places import Moved, Place
 from replctl.render.rendered import Rendered
 
 Part = TypeVar("Part")
-
-
-class Moved(ReplctlError):  # noqa: N818 - a state, not a mistake
-    """Somebody else has changed the file since it was read: look again. Nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

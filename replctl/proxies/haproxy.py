@@ -82,7 +82,7 @@ async def _write(change: Change[Server], running: dict[str, Seen], report: Repor
         await _try(change, running, reloads=reloads)
         if change.present == change.rendered.text:
             return False
-        await asyncio.to_thread(change.place.write, change.rendered.text)
+        await asyncio.to_thread(change.place.replace, change.present, change.rendered.text)
     except ReplctlError as error:
         if not change.lost:
             raise

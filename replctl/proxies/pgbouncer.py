@@ -59,7 +59,7 @@ async def _told(
         await _refuse_older(change, running)
     await asyncio.to_thread(_validate, change)
     if not fresh:
-        await asyncio.to_thread(change.place.write, change.rendered.text)
+        await asyncio.to_thread(change.place.replace, change.present, change.rendered.text)
         report.done.append(f"{change.place} is written")
         report.changed = True
     looks = dict(zip(running, await asyncio.gather(*(_reload(d, change) for d in running)), strict=True))
