@@ -171,11 +171,38 @@ def _warn(inventory: Inventory, deployment: Deployment) -> None:
         if table is not None and (lacks := _lacks(name, table)):
             missing = " and ".join(f"`{key}`" for key in lacks)
             notes.append(f"[{name}] has no {missing}: no unit for render-{name} --watch; see docs/proxies.md")
+    notes += _of_proxies(inventory, deployment.user)
     for place, argv in _commands(inventory).items():
         if Path(argv[0]).name in _GAINING:
             notes.append(f"{place}: {argv[0]} gains no rights in these units; see docs/deploy.md")
     for note in notes:
         typer.echo(f"replctl: warning: {note}", err=True)
+
+
+def _of_proxies(inventory: Inventory, user: str) -> list[str]:
+    """What this user may not do to the proxies that run here."""
+    import pwd
+
+    notes = []
+    for table in (inventory.pgbouncer, inventory.haproxy):
+        path = table["file"] if table is not None and not table["run"] else None
+        if path is None or not Path(path).exists():
+            continue
+        try:
+            owner = pwd.getpwuid(Path(path).stat().st_uid).pw_name
+        except KeyError:  # of nobody who has a name
+            owner = str(Path(path).stat().st_uid)
+        if owner != user:
+            notes.append(
+                f"{path} belongs to {owner}, and only its owner can replace it: chown {user}: {path}"
+            )
+    table = inventory.haproxy
+    if table and table["stats_socket"] in table["sockets"] and table["stats_group"] is None:
+        notes.append(
+            f"[haproxy] stats_socket is for the user alone who starts HAProxy; "
+            f'`stats_group = "{user}"` lets {user} use it'
+        )
+    return notes
 
 
 def _write(directory: Path, found: dict[str, str], *, force: bool) -> int:
