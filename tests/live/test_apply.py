@@ -339,6 +339,7 @@ def balanced(
     done = replctl("render-haproxy", "--out", str(config(lab)), env=environment(inventory))
     assert done.returncode == 0, done.stderr
     with haproxy(config(lab), rw, ro):
+        wait_until(Path(door).exists, "its socket is there")  # after the ports
         yield inventory, rw, ro, door
 
 

@@ -58,7 +58,7 @@ def supervised(lab: Lab, **keys: Any) -> Iterator[Supervised]:
     argv = [haproxy_program(), "-W", "-db", "-f", str(config(lab))]
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            wait_until(lambda: listens(rw), "HAProxy listens")
+            wait_until(lambda: listens(rw) and Path(door).exists(), "HAProxy listens")
             yield Supervised(lab=lab, table=table, rw=rw, process=process)
         finally:
             process.terminate()
