@@ -140,12 +140,13 @@ async def _look(doors: tuple[str, ...], report: Report) -> tuple[dict[str, Seen]
 async def _push(door: str, plan: tuple[Server, ...], seen: Seen) -> None:
     """Change states and weights where they are others. What it answers is not read: it is looked at after.
 
-    First out, then in: two servers for writing at once are one too many. In one breath, and the sessions of
-    the old writer last: whoever comes back while none is enabled is turned away, and a pooler then waits.
+    First out, then in: two servers for writing at once are one too many. The old writer's sessions end last, for
+    whoever comes back while none is enabled is turned away, and a pooler then waits. Maintenance ends them too
+    (`on-marked-down`), so the old writer is only drained at first.
     """
     known = [(s, seen[s.backend, s.name]) for s in plan if (s.backend, s.name) in seen]
-    out = [server for server, there in known if there.enabled and not server.enabled]
-    commands = [f"set server {server.backend}/{server.name} state maint" for server in out]
+    out = [f"{s.backend}/{s.name}" for s, there in known if there.enabled and not s.enabled]
+    commands = [f"set server {name} state drain" for name in out]
     for server, there in known:
         name = f"{server.backend}/{server.name}"
         if there.weight != server.weight:
@@ -155,7 +156,9 @@ async def _push(door: str, plan: tuple[Server, ...], seen: Seen) -> None:
             if server.backend.endswith("_rw"):
                 # It was just seen to take writes; the checks go on from there.
                 commands.append(f"set server {name} health up")
-    commands += [f"shutdown sessions server {s.backend}/{s.name}" for s in out if s.backend.endswith("_rw")]
+    commands += [f"set server {name} state maint" for name in out]
+    writers = [name for name in out if name.partition("/")[0].endswith("_rw")]
+    commands += [f"shutdown sessions server {name}" for name in writers]
     try:
         for at in range(0, len(commands), COMMANDS_A_LINE):
             await asyncio.to_thread(ask, door, "; ".join(commands[at : at + COMMANDS_A_LINE]))
