@@ -33,7 +33,8 @@ class Place:
     run: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.path} by {self.run[0]} …" if self.run else str(self.path)
+        """Which of several machines shows in the words that reach it."""
+        return f"{self.path} by {' '.join(self.run)}" if self.run else str(self.path)
 
     def read(self) -> str | None:
         """Its text, None where there is none. Blocks. Raises ReplctlError."""
