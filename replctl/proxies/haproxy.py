@@ -141,8 +141,8 @@ async def _push(door: str, plan: tuple[Server, ...], seen: Seen) -> None:
     """Change states and weights where they are others. What it answers is not read: it is looked at after.
 
     First out, then in: two servers for writing at once are one too many. The old writer's sessions end last,
-    for whoever comes back while none is enabled is turned away, and a pooler then waits. Maintenance ends them
-    too (`on-marked-down`), so the old writer is only drained at first.
+    for whoever comes back while none is enabled is turned away, and a pooler then waits. Maintenance ends
+    them too (`on-marked-down`), so the old writer is only drained at first.
     """
     known = [(s, seen[s.backend, s.name]) for s in plan if (s.backend, s.name) in seen]
     out = [f"{s.backend}/{s.name}" for s, there in known if there.enabled and not s.enabled]
