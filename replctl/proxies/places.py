@@ -86,7 +86,9 @@ class Place:
     def _take_over(self, new: str) -> None:
         path = str(self.path)
         if self._command("test", "-e", path).returncode == 0:
-            self._done("cp", "-p", path, str(files.previous_of(self.path)))
+            kept = f"{new}.previous"  # two who do this at once would be in each other's way
+            self._done("cp", "-p", path, kept)
+            self._done("mv", "-f", kept, str(files.previous_of(self.path)))
         self._done("mv", "-f", new, path)
 
     def put_back(self, text: str | None) -> None:
