@@ -240,6 +240,14 @@ def test_a_password_of_the_present_file_is_neither_kept_nor_shown() -> None:
     )
 
 
+def test_nothing_of_the_present_file_steers_a_terminal() -> None:
+    present = "[databases]\nx\t= \x1b]0;owned\x07 \x9b2J\u202e\xe4\n"
+
+    assert difference(present, "[databases]\n", "x.ini").splitlines()[-1] == (
+        "-x\t= \\x1b]0;owned\\x07 \\x9b2J\\u202e\xe4"
+    )
+
+
 def test_with_nobody_to_read_from_the_file_stays() -> None:
     case = Case(roles=lambda _: Placement(writer="pg1", readers=(), spare=None))
     with pytest.raises(NoReplica, match="no replica is fit"):
