@@ -43,7 +43,13 @@ PrimaryOption = Annotated[
     ),
 ]
 ZoneOption = Annotated[
-    str | None, typer.Option("--zone", metavar="ZONE", help="Where the proxy is, for the zone policy.")
+    str | None,
+    typer.Option(
+        "--zone",
+        metavar="ZONE",
+        help="Where the proxy is, for the zone policy.",
+        show_default="as the file has it",
+    ),
 ]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="With --out: also replace a file that was not rendered by this.")

@@ -37,7 +37,7 @@ def render_haproxy(
             "--haproxy-version",
             metavar="VERSION",
             help="Version to write for.",
-            show_default="the inventory's, else asked at its sockets, else 2.6",
+            show_default="the inventory's, else the file's, else asked at its sockets, else 2.6",
         ),
     ] = None,
     out: OutOption = None,

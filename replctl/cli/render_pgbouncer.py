@@ -37,7 +37,7 @@ def render_pgbouncer(
             "--pgbouncer-version",
             metavar="VERSION",
             help="Version to write for.",
-            show_default="the inventory's, else asked at its admin consoles, else 1.18",
+            show_default="the inventory's, else the file's, else asked at its admin consoles, else 1.18",
         ),
     ] = None,
     out: OutOption = None,
