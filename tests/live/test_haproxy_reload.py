@@ -24,7 +24,7 @@ pytestmark = pytest.mark.live
 
 @dataclass(frozen=True, kw_only=True)
 class Supervised:
-    """HAProxy in master-worker mode with a rendered file."""
+    """HAProxy with a supervisor, which starts another process at a reload (-W), and a rendered file."""
 
     lab: Lab
     table: dict[str, Any]
