@@ -14,6 +14,7 @@ from functools import partial
 
 from replctl.errors import PartialError, RefusedError, ReplctlError
 from replctl.proxies.changes import Change, Report
+from replctl.proxies.places import Moved
 from replctl.proxies.reloading import Worker, needs_reload, not_taken, reload, stale, worker_at
 from replctl.proxies.runtime import ask, ask_version
 from replctl.proxies.servers import Seen, differences, like, named, servers, writes_apart
@@ -64,7 +65,7 @@ def _apart(
     """How each HAProxy is not as planned, as sentences, and whether that takes a reload."""
     apart = {door: differences(change.rendered.plan, seen) for door, seen in running.items()}
     old = {door: found for door, w in workers.items() if (found := stale(change.rendered.text, w))}
-    if needs_reload(change, running):
+    if needs_reload(change, running, workers):
         return apart, True
     if change.table["reload"] and any(workers[door].mark for door in old):
         return {door: [*found, *old.get(door, [])] for door, found in apart.items()}, True
@@ -84,7 +85,7 @@ async def _write(change: Change[Server], running: dict[str, Seen], report: Repor
             return False
         await asyncio.to_thread(change.place.replace, change.present, change.rendered.text)
     except ReplctlError as error:
-        if not change.lost:
+        if not change.lost or isinstance(error, Moved):
             raise
         report.problems.append(str(error))
         return False
@@ -115,8 +116,12 @@ async def _push_all(plan: tuple[Server, ...], running: dict[str, Seen]) -> None:
 
 def _is_left_behind(change: Change[Server], running: dict[str, Seen]) -> bool:
     """Whether the file has had the writer since before, and a HAProxy was not told of it."""
+    try:
+        servers_before = servers_of(change.present or "")
+    except (ValueError, IndexError):  # somebody else was at it
+        return False
     for_writing = {(s.backend, s.name): s.enabled for s in change.rendered.plan if s.backend.endswith("_rw")}
-    before = {(b, name): on for b, name, on, *_ in servers_of(change.present or "") if b.endswith("_rw")}
+    before = {(b, name): on for b, name, on, *_ in servers_before if b.endswith("_rw")}
     return before == for_writing and any(writes_apart(change.rendered.plan, s) for s in running.values())
 
 

@@ -440,6 +440,14 @@ def test_after_a_failover_haproxy_is_moved_though_its_file_cannot_be_written(
         assert (writers(door), node_at(lab, rw)) == ({"lab_rw/pg2"}, "pg2")
 
 
+def test_a_file_that_somebody_broke_is_mended(lab: Lab) -> None:
+    with balanced(lab, reload=["/bin/true"]) as (inventory, _rw, _ro, door):
+        before = config(lab).read_text()
+        config(lab).write_text(before.replace("check weight 100", "check weight"))
+        done = apply(inventory, "haproxy")
+        assert (done.returncode, config(lab).read_text(), writers(door)) == (0, before, {"lab_rw/pg1"})
+
+
 def test_an_address_is_the_same_however_it_is_written(lab: Lab) -> None:
     nodes = {"pg3": {"client_host": "2001:DB8:0::2"}}
     with balanced(lab, nodes) as (inventory, _rw, _ro, door):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from replctl.lab import Lab
+from replctl.render.rendered import facts_of
 from tests.live.clients import Clients, prepare
 from tests.live.failover_support import (
     GRACES,
@@ -198,6 +199,12 @@ def test_a_failover_by_hand_moves_writes_and_says_so(lab: Lab) -> None:
         assert done.returncode == 0, done.stderr
         assert f"writes go to pg2: {beside(lab, 'databases.ini')} is written" in done.stdout
         assert node_at(lab, port) == "pg2"
+        text = beside(lab, "databases.ini").read_text()
+        tenure = facts_of(text).tenure
+        assert tenure is not None and (tenure.writer, tenure.timeline) == ("pg2", 2)
+        # What a look sees is what the failover knew: nothing is left to write but who reads.
+        done = replctl("render-pgbouncer", "--check", env=environment(inventory))
+        assert "writes go" not in "".join(line for line in done.stdout.splitlines() if line[:1] in "+-")
 
 
 def test_a_proxy_that_does_not_take_it_fails_no_failover_and_is_said(lab: Lab) -> None:
