@@ -50,11 +50,13 @@ def not_taken(text: str, before: Worker, now: Worker) -> list[str]:
     return stale(text, now)
 
 
-def needs_reload(change: Change[Server], running: dict[str, Seen]) -> bool:
+def needs_reload(change: Change[Server], running: dict[str, Seen], workers: dict[str, Worker]) -> bool:
     """Whether a HAProxy runs that states and weights alone do not make as the file."""
     if not running:
         return False
-    if skeleton(change.present or "") != skeleton(change.rendered.text):
+    text = change.rendered.text
+    known = mark_of(text) is not None and not any(stale(text, worker) for worker in workers.values())
+    if not known and skeleton(change.present or "") != skeleton(text):
         return True
     return any(
         (there := seen.get((s.backend, s.name))) is None or not same_address(s, there)
