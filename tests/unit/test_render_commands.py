@@ -90,6 +90,25 @@ def test_offline_the_writer_of_the_file_stays_whoever_is_the_first_node(
     assert (kept.returncode, out.read_text()) == (0, before)
 
 
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_the_version_and_the_zone_of_the_file_stay_until_others_are_said(proxy: str, tmp_path: Path) -> None:
+    nodes = [{**node, "zone": zone} for node, zone in zip(PLAIN["nodes"], "abc", strict=True)]
+    inventory = write(tmp_path, nodes=nodes, routing={"policy": "zone"})
+    out, newer = tmp_path / "x.conf", "1.25" if proxy == "pgbouncer" else "3.1"
+    options = ["--offline", "--out", str(out)]
+    assert render(proxy, inventory, *options, f"--{proxy}-version", newer, "--zone", "b").returncode == 0
+    before = out.read_text()
+    assert before.splitlines()[1].endswith(f" {newer}; zone b")
+
+    assert render(proxy, inventory, *options, "--check").returncode == 0
+    assert render(proxy, inventory, *options).returncode == 0
+    assert out.read_text() == before
+    assert render(proxy, inventory, *options, "--zone", "").returncode == 0
+    assert out.read_text().splitlines()[1].endswith(f" {newer}")
+    odd = render(proxy, inventory, *options, "--zone", "b;c")
+    assert (odd.returncode, "--zone" in odd.stderr) == (2, True)
+
+
 def test_offline_with_role_checks_no_writer_need_be_known(tmp_path: Path) -> None:
     inventory = write(tmp_path, haproxy={"write_role_checks": True})
     out = str(tmp_path / "x.conf")
