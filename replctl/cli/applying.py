@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from replctl.inventory import Inventory
-    from replctl.proxies.changes import Report
+    from replctl.proxies.changes import Change, Report
     from replctl.proxies.roles import Target, Wish
 
 ApplyOption = Annotated[
     bool,
     typer.Option("--apply", help="Validate, write, make every running proxy take it, read back; or undo."),
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="With --apply: print what would be done, change nothing.")
 ]
 WatchOption = Annotated[bool, typer.Option("--watch", help="Keep it applied, until a signal ends it.")]
 DOORS = {"pgbouncer": "admin", "haproxy": "sockets"}
@@ -33,6 +36,7 @@ class Applying:
     out: Path | None
     check: bool
     watch: bool
+    dry_run: bool
     offline: bool
     primary: str | None
     timeout: str | None
@@ -53,7 +57,7 @@ class Applying:
         # Before anybody is looked at: what changes later is somebody else's doing.
         present = asyncio.run(_read(found))
         roles = look_for_roles(inventory, offline=self.offline, primary=self.primary, timeout=self.timeout)
-        return asyncio.run(apply_once(found, wish, roles, present))
+        return asyncio.run(apply_once(found, wish, roles, present, dry_run=self.dry_run))
 
     def _targets(self, inventory: Inventory, name: str) -> list[Target]:
         """The files to apply. Raises UsageError where it is not said which, or how the proxy is reached."""
@@ -61,6 +65,8 @@ class Applying:
 
         if self.check:
             raise UsageError("--check and --apply do not go together", why="--check changes nothing")
+        if self.watch and self.dry_run:
+            raise UsageError("--watch and --dry-run do not go together", hint="--apply --dry-run looks once")
         if self.watch and self.offline:
             raise UsageError("--watch and --offline do not go together", why="who watches asks the servers")
         table = getattr(inventory, name)
@@ -94,8 +100,10 @@ async def _read(found: list[Target]) -> list[Present]:
     return await asyncio.gather(*(one(target) for target in found))
 
 
-async def apply_once(found: list[Target], wish: Wish, roles: Roles, present: list[Present]) -> int:
-    """Apply to each place at once; the exit code. One that fails stops no other.
+async def apply_once(
+    found: list[Target], wish: Wish, roles: Roles, present: list[Present], *, dry_run: bool = False
+) -> int:
+    """Apply to each place at once, or say what that would do; the exit code. One that fails stops no other.
 
     Raises ReplctlError: of the one that failed where nothing was changed, else PartialError.
     """
@@ -107,7 +115,7 @@ async def apply_once(found: list[Target], wish: Wish, roles: Roles, present: lis
         try:
             if isinstance(text, ReplctlError):
                 raise text
-            return await _apply_to(target, wish, roles, text)
+            return await _apply_to(target, wish, roles, text, dry_run=dry_run)
         except ReplctlError as error:
             return error
 
@@ -131,7 +139,7 @@ def _together(errors: list[ReplctlError]) -> ReplctlError:
     return error
 
 
-async def _apply_to(target: Target, wish: Wish, roles: Roles, text: str | None) -> Report:
+async def _apply_to(target: Target, wish: Wish, roles: Roles, text: str | None, *, dry_run: bool) -> Report:
     from replctl.proxies.roles import apply
 
     before = target.writer_of(text)
@@ -141,11 +149,28 @@ async def _apply_to(target: Target, wish: Wish, roles: Roles, text: str | None) 
     change = await target.change(placement, wish, present=text, lost=moved)
     for warning in change.rendered.warnings:
         tell(f"warning: {warning}")
+    if dry_run:
+        return await _foretell(change)
     report = await apply(change)
     fine = f"{target.place} is as it should be" + ("" if report.problems else ", and so is what runs")
     for sentence in report.done or [fine]:
         tell(sentence)
     return report
+
+
+async def _foretell(change: Change[Any]) -> Report:
+    """Print what applying it would do; what is wrong already is a warning then."""
+    from replctl.proxies.changes import Report
+    from replctl.proxies.roles import foresee
+    from replctl.render.drift import difference
+
+    report = await foresee(change)
+    differs = difference(change.present, change.rendered.text, str(change.place.path))
+    lines = [*([differs] if differs else []), *(report.done or [f"{change.place}: nothing to do"])]
+    typer.echo("\n".join(lines))
+    for problem in report.problems:
+        tell(f"warning: {problem}")
+    return Report()
 
 
 async def keep(found: list[Target], wish: Wish) -> int:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from replctl.cli.applying import Applying, ApplyOption, WatchOption
+from replctl.cli.applying import Applying, ApplyOption, DryRunOption, WatchOption
 from replctl.cli.options import ClusterOption, InventoryOption, TimeoutOption, YesOption
 from replctl.cli.render import (
     CheckOption,
@@ -23,6 +23,7 @@ from replctl.cli.render import (
     version_of,
     warn_of_zone,
 )
+from replctl.errors import UsageError
 
 
 def render_haproxy(
@@ -48,6 +49,7 @@ def render_haproxy(
     zone: ZoneOption = None,
     apply: ApplyOption = False,
     watch: WatchOption = False,
+    dry_run: DryRunOption = False,
     timeout: TimeoutOption = None,
     _yes: YesOption = False,
 ) -> int:
@@ -70,11 +72,16 @@ def render_haproxy(
             out=out,
             check=check,
             watch=watch,
+            dry_run=dry_run,
             offline=offline,
             primary=primary,
             timeout=timeout,
         )
         return how.run(found, "haproxy")
+    if dry_run:
+        raise UsageError(
+            "--dry-run goes with --apply", hint="--check compares, and without --out it is printed"
+        )
     place = place_of(table, out, check=check)
     present = present_text(place, needed=check or out is not None)
     facts = facts_of(present)

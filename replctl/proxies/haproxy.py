@@ -59,6 +59,26 @@ async def apply(change: Change[Server]) -> Report:
         return report
 
 
+async def foresee(change: Change[Server]) -> Report:
+    """What `apply` would do now, as sentences. Changes and locks nothing; raises where that would refuse."""
+    report = Report()
+    running, workers = await _look(change.doors, report)
+    fresh = change.present == change.rendered.text
+    apart, reloads = _apart(change, running, workers, report)
+    if fresh and not any(apart.values()):
+        return report
+    change = replace(change, lost=change.lost or _is_left_behind(change, running))
+    await _try(change, running, reloads=reloads)
+    report.done += [] if fresh else [f"{change.place} would be written"]
+    how = "would be reloaded" if reloads else "would be told over its socket"
+    report.done += [
+        f"{named(door)} {how}" + (f": {'; '.join(found)}" if found else "")
+        for door, found in apart.items()
+        if reloads or found
+    ]
+    return report
+
+
 def _apart(
     change: Change[Server], running: dict[str, Seen], workers: dict[str, Worker], report: Report
 ) -> tuple[dict[str, list[str]], bool]:

@@ -46,6 +46,26 @@ async def apply(change: Change[Alias]) -> Report:
         return report
 
 
+async def foresee(change: Change[Alias]) -> Report:
+    """What `apply` would do now, as sentences. Changes and locks nothing; raises where that would refuse."""
+    report = Report()
+    running = await _look(change.doors, report, held=change.held)
+    fresh = change.present == change.rendered.text
+    apart = {door: differences(change.rendered.plan, rows) for door, rows in running.items()}
+    await _compare_settings(change, apart, report)
+    if fresh and not any(apart.values()):
+        return report
+    if not (change.lost or fresh):
+        await _refuse_older(change, running)
+    await asyncio.to_thread(_validate, change)
+    report.done += [] if fresh else [f"{change.place} would be written"]
+    report.done += [
+        f"{named(door)} would be reloaded" + (f": {'; '.join(found)}" if found else "")
+        for door, found in apart.items()
+    ]
+    return report
+
+
 async def _told(
     change: Change[Alias],
     running: dict[str, Rows],

@@ -116,6 +116,11 @@ async def apply(change: Change[Any]) -> Report:
     return await (pgbouncer.apply(change) if change.proxy == "PgBouncer" else haproxy.apply(change))
 
 
+async def foresee(change: Change[Any]) -> Report:
+    """What `apply` would do, without doing it. Raises ReplctlError where it would refuse."""
+    return await (pgbouncer.foresee(change) if change.proxy == "PgBouncer" else haproxy.foresee(change))
+
+
 def targets(inventory: Inventory, name: str, file: Path | None = None) -> list[Target]:
     """The files of one proxy: one here, or one on each machine that `run` reaches. None without a file."""
     table = getattr(inventory, name)

@@ -1,4 +1,4 @@
-"""A reload of HAProxy is believed only where another process has the new structure, and the old one ends."""
+"""A reload of HAProxy is believed only where another process has the structure; and what would be done."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from replctl.lab import Lab
 from tests.live.failover_support import environment, write_inventory
 from tests.live.proxies import free_ports, haproxy_program, listens, node_at
-from tests.live.test_apply import CHECKS, apply, config
+from tests.live.test_apply import CHECKS, apply, at, config, databases, enabled, leads_to, pooled, promoted
 from tests.live.test_render import caught_up
 from tests.support import replctl, wait_until
 
@@ -121,3 +121,36 @@ def test_sessions_of_the_process_before_a_reload_end_in_time(lab: Lab) -> None:
 
         wait_until(ended, "the session ends", limit_s=10)
         assert node_at(lab, proxy.rw) == "pg1"
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(lab: Lab) -> None:
+    with supervised(lab) as proxy:
+        before = config(lab).read_text()
+        plain = apply(proxy.inventory(), "haproxy", "--dry-run")
+        assert (plain.returncode, plain.stdout) == (0, f"{config(lab)}: nothing to do\n")
+
+        promoted(lab)
+        door = proxy.table["sockets"][0]
+        moved = apply(proxy.inventory(), "haproxy", "--dry-run")
+        assert moved.returncode == 0, moved.stderr
+        assert f"the HAProxy at {door} would be told over its socket: lab_rw/pg1 is enabled; " in moved.stdout
+        other = apply(proxy.inventory(fall=7), "haproxy", "--dry-run")
+        assert other.returncode == 0, other.stderr
+        assert f"the HAProxy at {door} would be reloaded" in other.stdout
+        assert f"{config(lab)} would be written\n" in other.stdout
+        assert [line[:1] for line in other.stdout.splitlines() if " fall 7 " in line] == ["+", "+"]
+        assert (config(lab).read_text(), "lab_rw/pg1" in enabled(door)) == (before, True)
+    gone = apply(proxy.inventory(), "haproxy", "--dry-run")
+    assert gone.returncode == 0, gone.stderr
+    assert f"warning: the HAProxy at {door} does not answer" in gone.stderr
+
+
+def test_a_dry_run_of_pgbouncer_says_what_would_be_done_and_does_nothing(lab: Lab) -> None:
+    with pooled(lab) as (inventory, (port,)):
+        before = databases(lab).read_text()
+        promoted(lab)
+        done = apply(inventory, "pgbouncer", "--dry-run")
+        assert done.returncode == 0, done.stderr
+        wanted = f"alias postgres has port {lab.nodes['pg1'].port}, not {lab.nodes['pg2'].port}"
+        assert f"the PgBouncer at 127.0.0.1:{port} would be reloaded: {wanted}" in done.stdout
+        assert (databases(lab).read_text(), leads_to(port)) == (before, at(lab, "pg1"))
