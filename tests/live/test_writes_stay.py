@@ -70,4 +70,4 @@ def test_haproxy_stays_with_the_new_primary_too(lab: Lab) -> None:
         done = apply(inventory, "haproxy", "--timeout", "4s")
         assert (done.returncode, writers(door)) == (3, {"lab_rw/pg2"})
         lab.thaw("pg2")
-        assert node_at(lab, rw) == "pg2"
+        wait_until(lambda: node_at(lab, rw) == "pg2", "its checks find it alive again", limit_s=20)
