@@ -6,11 +6,13 @@
 #   NODE_PEERS    the others as HOST:PORT, separated by blanks       (pg2:5432 pg3:5432)
 #   NODE_MEMBERS  all nodes: ANY 1 of the others confirms every commit  (pg1 pg2 pg3)
 #   NODE_FIRST    yes on the one node that makes a new cluster where no other node has one
+#   NODE_FOUND_S  before that, for so many seconds in a row no other node may have been up  (30)
 #   NODE_PORT NODE_DATA NODE_RUN NODE_SECRETS NODE_GRANTS NODE_BIN NODE_WAIT_S: see below
 set -eu
 
 : "${NODE_NAME:?}" "${NODE_PEERS:?}" "${NODE_MEMBERS:?}"
 NODE_FIRST=${NODE_FIRST:-no}
+NODE_FOUND_S=${NODE_FOUND_S:-30}
 NODE_PORT=${NODE_PORT:-5432}
 NODE_DATA=${NODE_DATA:-/var/lib/postgresql/data} # a volume; the data directory is below it
 NODE_RUN=${NODE_RUN:-/var/run/postgresql}        # socket and password file
@@ -42,8 +44,9 @@ secret() {
 
 # ---- asking the others
 
-# Prints `primary TIMELINE HOST PORT` or `replica TIMELINE HOST PORT` for each node that answers. The history
-# files tell a timeline before the first checkpoint on it does.
+# Prints `primary TIMELINE IDENTIFIER HOST PORT` or `replica …` for each node that answers, and `closed 0 - …` for
+# one that is up and does not let us in, as while it starts: it has data. The history files tell a timeline
+# before the first checkpoint on it does.
 ask_peers() {
     for peer in $NODE_PEERS; do
         host=${peer%:*} port=${peer##*:}
@@ -52,11 +55,27 @@ ask_peers() {
 SELECT CASE WHEN pg_is_in_recovery() THEN 'replica' ELSE 'primary' END,
        greatest((SELECT timeline_id FROM pg_control_checkpoint()),
                 (SELECT max(('x' || left(name, 8))::bit(32)::int) FROM pg_ls_waldir()
-                 WHERE name ~ '^[0-9A-F]{8}[.]history$'))
+                 WHERE name ~ '^[0-9A-F]{8}[.]history$')),
+       (SELECT system_identifier FROM pg_control_system())
 SQL
-        ) || continue
+        ) || answer=
+        if [ -z "$answer" ]; then
+            up=0
+            pg_isready -q -t 2 -h "$host" -p "$port" || up=$?
+            [ "$up" -le 1 ] || continue # 0 takes connections, 1 takes none yet
+            answer="closed 0 -"
+        fi
         echo "$answer $host $port"
     done
+}
+
+# Of these answers those of the cluster that this data belongs to: what others do is nothing to it.
+of_our_cluster() {
+    echo "$1" | awk -v own="$2" 'NF && ($3 == own || $3 == "-")'
+}
+
+own_identifier() {
+    pg_controldata "$data" | sed -n 's/^Database system identifier: *//p'
 }
 
 # The newest timeline that this data directory knows of.
@@ -182,21 +201,23 @@ rewind() {
 # ---- deciding
 
 # What to do now that the peers have answered so: `initialise`, `clone CONNINFO`, `rewind CONNINFO`, `start`, or
-# nothing: ask again.
+# nothing: ask again. $3 = the seconds for which none of them has been up.
 decide() {
-    own=$1 answers=$2
+    own=$1 answers=$2 nobody_s=$3
     best=$(echo "$answers" | sort -k2,2n | grep '^primary ' | tail -n 1)
     newest=$(echo "$answers" | sort -k2,2n | tail -n 1 | cut -d ' ' -f 2)
     from=
     if [ -n "$best" ]; then
-        # shellcheck disable=SC2086 # four words without blanks
+        # shellcheck disable=SC2086 # five words without blanks
         set -- $best
-        [ "$2" -lt "$newest" ] || from="host=$3 port=$4 user=replicator"
+        [ "$2" -lt "$newest" ] || from="host=$4 port=$5 user=replicator"
     fi
     if [ -z "$own" ]; then
-        if [ -n "$from" ]; then
+        # Of two clusters nobody knows which one is meant.
+        clusters=$(echo "$answers" | awk 'NF && $3 != "-" {print $3}' | sort -u | wc -l)
+        if [ -n "$from" ] && [ "$clusters" -eq 1 ]; then
             echo "clone $from"
-        elif [ -z "$answers" ] && [ "$NODE_FIRST" = yes ]; then
+        elif [ -z "$answers" ] && [ "$NODE_FIRST" = yes ] && [ "$nobody_s" -ge "$NODE_FOUND_S" ]; then
             echo initialise
         fi
     elif [ -n "$newest" ] && [ "$newest" -gt "$own" ]; then
@@ -223,13 +244,22 @@ main() {
     mkdir -p "$NODE_DATA" "$NODE_RUN"
     echo "*:*:*:replicator:$(secret replication_password)" >"$PGPASSFILE"
     [ ! -e "$rewinding" ] || give_up "a rewind was interrupted; remove $data and $rewinding to have it cloned"
-    until_s=$(($(date +%s) + NODE_WAIT_S)) said=no
+    until_s=$(($(date +%s) + NODE_WAIT_S)) said=no foreign=no seen_s=$(date +%s)
     # A replica starts as what it is: it does no harm, and the others need its answer.
     while [ ! -e "$data/standby.signal" ]; do
         own=
-        [ ! -e "$data/PG_VERSION" ] || own=$(own_timeline)
-        answers=$(ask_peers)
-        step=$(decide "$own" "$answers")
+        all=$(ask_peers)
+        answers=$all
+        if [ -e "$data/PG_VERSION" ]; then
+            own=$(own_timeline)
+            answers=$(of_our_cluster "$all" "$(own_identifier)")
+            if [ "$answers" != "$all" ] && [ "$foreign" = no ]; then
+                say "a node of another cluster answers and is ignored"
+                foreign=yes
+            fi
+        fi
+        [ -z "$all" ] || seen_s=$(date +%s)
+        step=$(decide "$own" "$answers" "$(($(date +%s) - seen_s))")
         if [ "$step" = start ]; then
             [ -z "$answers" ] || rm -f "$alone"
             break

@@ -7,6 +7,7 @@ by a rename; what was there stays beside it as `FILE.previous`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import tempfile
@@ -57,9 +58,12 @@ def replace(path: Path, text: str) -> Replaced:
         _put(previous_of(target), before, like)
         _put(target, content, like)
     except OSError as error:
-        raise ReplctlError(
-            f"{path} cannot be written", why=error.strerror or str(error), hint="the file is as it was"
-        ) from None
+        hint = "the file is as it was"
+        if not path.resolve().parent.is_dir():
+            hint = "make its directory first"
+        elif error.errno == errno.EPERM:
+            hint = "its owner is kept, which only its owner can do: chown it to who runs this"
+        raise ReplctlError(f"{path} cannot be written", why=error.strerror or str(error), hint=hint) from None
     return Replaced(changed=True, previous=previous_of(target))
 
 

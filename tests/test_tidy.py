@@ -227,6 +227,7 @@ def test_the_import_table_of_the_design_document_is_the_one_that_is_checked():
         names, may_import = row.split("|")[1:3]
         layers = set(re.findall(r"[\w.]+", may_import.partition(";")[0])) & {
             *every,
+            "pg.connect",
             "pg.monitor",
             "pg.position",
         }

@@ -103,7 +103,7 @@ LAYERS = {
     "display": _layer("core errors", "rich"),
     "render": _layer("core errors", "rich"),
     "files": _layer("errors"),
-    "proxies": _layer("core errors files inventory render", "psycopg"),
+    "proxies": _layer("core errors files inventory pg.connect render", "psycopg"),
     "cluster": _layer("core errors inventory pg"),
     "adapters": _layer(
         "cluster core errors inventory pg.monitor pg.position",

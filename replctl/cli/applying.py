@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from replctl.cli.render import placement_of, tell
-from replctl.errors import UsageError
+from replctl.cli.render import Roles, check_version, look_for_roles, tell, warn_of_zone
+from replctl.errors import PartialError, RefusedError, ReplctlError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from replctl.inventory import Inventory
+    from replctl.proxies.changes import Change, Report
     from replctl.proxies.roles import Target, Wish
-    from replctl.render.placement import Placement
 
 ApplyOption = Annotated[
     bool,
     typer.Option("--apply", help="Validate, write, make every running proxy take it, read back; or undo."),
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="With --apply: print what would be done, change nothing.")
 ]
 WatchOption = Annotated[bool, typer.Option("--watch", help="Keep it applied, until a signal ends it.")]
 DOORS = {"pgbouncer": "admin", "haproxy": "sockets"}
@@ -33,6 +36,7 @@ class Applying:
     out: Path | None
     check: bool
     watch: bool
+    dry_run: bool
     offline: bool
     primary: str | None
     timeout: str | None
@@ -45,23 +49,15 @@ class Applying:
 
         found = self._targets(inventory, name)
         version, whole, zone, force = self.wish
+        check_version(version)
+        warn_of_zone(inventory, zone or None)
         wish = Wish(version=version, whole=whole, zone=zone, force=force)
         if self.watch:
             return asyncio.run(keep(found, wish))
         # Before anybody is looked at: what changes later is somebody else's doing.
-        present = {str(target.place): target.place.read() for target in found}
-        first = found[0]
-        text = present[str(first.place)]
-        placement = placement_of(
-            inventory,
-            offline=self.offline,
-            primary=self.primary,
-            zone=zone,
-            timeout=self.timeout,
-            present_writer=lambda: first.writer_of(text),
-            present=bool(text and text.strip()),
-        )
-        return asyncio.run(apply_once(found, wish, placement, present))
+        present = asyncio.run(_read(found))
+        roles = look_for_roles(inventory, offline=self.offline, primary=self.primary, timeout=self.timeout)
+        return asyncio.run(apply_once(found, wish, roles, present, dry_run=self.dry_run))
 
     def _targets(self, inventory: Inventory, name: str) -> list[Target]:
         """The files to apply. Raises UsageError where it is not said which, or how the proxy is reached."""
@@ -69,42 +65,112 @@ class Applying:
 
         if self.check:
             raise UsageError("--check and --apply do not go together", why="--check changes nothing")
+        if self.watch and self.dry_run:
+            raise UsageError("--watch and --dry-run do not go together", hint="--apply --dry-run looks once")
         if self.watch and self.offline:
             raise UsageError("--watch and --offline do not go together", why="who watches asks the servers")
         table = getattr(inventory, name)
+        option = "--watch" if self.watch else "--apply"
         if not table[DOORS[name]]:
             raise UsageError(
-                f"--apply needs [{name}] {DOORS[name]}",
+                f"{option} needs [{name}] {DOORS[name]}",
                 why="what a running proxy really does is asked there",
                 hint="docs/proxies.md has an example; --out FILE only writes",
             )
         found = targets(inventory, name, self.out)
         if not found:
-            raise UsageError(f"--apply needs a file: --out FILE, or `file` in [{name}]")
+            raise UsageError(f"{option} needs a file: --out FILE, or `file` in [{name}]")
         return found
 
 
+Present = str | None | ReplctlError
+"""The text of a file, None where there is none, or why it cannot be read."""
+
+
+async def _read(found: list[Target]) -> list[Present]:
+    """What is in each file now, all asked at once."""
+    import asyncio
+
+    async def one(target: Target) -> Present:
+        try:
+            return await asyncio.to_thread(target.place.read)
+        except ReplctlError as error:
+            return error
+
+    return await asyncio.gather(*(one(target) for target in found))
+
+
 async def apply_once(
-    found: list[Target], wish: Wish, placement: Placement, present: dict[str, str | None]
+    found: list[Target], wish: Wish, roles: Roles, present: list[Present], *, dry_run: bool = False
 ) -> int:
-    """Apply to each place; the exit code. Raises ReplctlError, PartialError where some do not have it."""
+    """Apply to each place at once, or say what that would do; the exit code. One that fails stops no other.
+
+    Raises ReplctlError: of the one that failed where nothing was changed, else PartialError.
+    """
+    import asyncio
+
     from replctl.proxies.changes import Report
+
+    async def one(target: Target, text: Present) -> Report | ReplctlError:
+        try:
+            if isinstance(text, ReplctlError):
+                raise text
+            return await _apply_to(target, wish, roles, text, dry_run=dry_run)
+        except ReplctlError as error:
+            return error
+
+    results = await asyncio.gather(*(one(*pair) for pair in zip(found, present, strict=True)))
+    reports = [result for result in results if isinstance(result, Report)]
+    errors = [result for result in results if isinstance(result, ReplctlError)]
+    if errors and not any(report.changed or report.problems for report in reports):
+        raise _together(errors)
+    problems = [*(p for report in reports for p in report.problems), *map(str, errors)]
+    Report(problems=problems).raise_problems()
+    return 0
+
+
+def _together(errors: list[ReplctlError]) -> ReplctlError:
+    """Several errors as one, with the exit code that says most."""
+    if len(set(map(str, errors))) == 1:
+        return errors[0]
+    worst = next((e for e in errors if not isinstance(e, RefusedError)), errors[0])
+    error = ReplctlError("no file is applied", why="; ".join(map(str, errors)), hint=worst.hint)
+    error.exit_code = max(worst.exit_code, *(e.exit_code for e in errors if isinstance(e, PartialError)), 0)
+    return error
+
+
+async def _apply_to(target: Target, wish: Wish, roles: Roles, text: str | None, *, dry_run: bool) -> Report:
     from replctl.proxies.roles import apply
 
-    whole = Report()
-    for target in found:
-        text = present[str(target.place)]
-        before = target.writer_of(text)
-        moved = before is not None and before != placement.writer
-        change = await target.change(placement, wish, present=text, lost=moved)
-        for warning in change.rendered.warnings:
-            tell(f"warning: {warning}")
-        report = await apply(change)
-        for sentence in report.done or [f"{target.place} is as it should be, and so is what runs"]:
-            tell(sentence)
-        whole.problems += report.problems
-    whole.raise_problems()
-    return 0
+    before = target.writer_of(text)
+    any_will_do = target.table.get("write_role_checks") is True
+    placement = roles.placement(wish.zone_of(text), text, before, any_will_do=any_will_do)
+    moved = before is not None and before != placement.writer
+    change = await target.change(placement, wish, present=text, lost=moved)
+    for warning in change.rendered.warnings:
+        tell(f"warning: {warning}")
+    if dry_run:
+        return await _foretell(change)
+    report = await apply(change)
+    fine = f"{target.place} is as it should be" + ("" if report.problems else ", and so is what runs")
+    for sentence in report.done or [fine]:
+        tell(sentence)
+    return report
+
+
+async def _foretell(change: Change[Any]) -> Report:
+    """Print what applying it would do; what is wrong already is a warning then."""
+    from replctl.proxies.changes import Report
+    from replctl.proxies.roles import foresee
+    from replctl.render.drift import difference
+
+    report = await foresee(change)
+    differs = difference(change.present, change.rendered.text, str(change.place.path))
+    lines = [*([differs] if differs else []), *(report.done or [f"{change.place}: nothing to do"])]
+    typer.echo("\n".join(lines))
+    for problem in report.problems:
+        tell(f"warning: {problem}")
+    return Report()
 
 
 async def keep(found: list[Target], wish: Wish) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +15,13 @@ from replctl.cli.options import complete_nodes
 from replctl.errors import RefusedError, ReplctlError, UsageError
 
 if TYPE_CHECKING:
+    from replctl.core.routing import Snapshot
+    from replctl.core.settings import ClusterSettings
     from replctl.inventory import Inventory
     from replctl.render.placement import Placement
     from replctl.render.rendered import Rendered
 
+_VERSION = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){1,2}")
 OutOption = Annotated[
     Path | None,
     typer.Option("--out", metavar="FILE", help="Write it there, if it differs; keep FILE.previous."),
@@ -38,7 +43,13 @@ PrimaryOption = Annotated[
     ),
 ]
 ZoneOption = Annotated[
-    str | None, typer.Option("--zone", metavar="ZONE", help="Where the proxy is, for the zone policy.")
+    str | None,
+    typer.Option(
+        "--zone",
+        metavar="ZONE",
+        help="Where the proxy is, for the zone policy.",
+        show_default="as the file has it",
+    ),
 ]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="With --out: also replace a file that was not rendered by this.")
@@ -62,6 +73,13 @@ def place_of(table: dict[str, Any], out: Path | None, *, check: bool) -> Path | 
     return configured
 
 
+def warn_of_zone(inventory: Inventory, zone: str | None) -> None:
+    """Say that a zone has no node, which may be meant: then nobody is near."""
+    known = sorted({spec.zone for spec in inventory.settings.nodes if spec.zone})
+    if zone is not None and zone not in known:
+        tell(f"warning: no node is in the zone {zone!r}; known: {', '.join(known) or 'none'}")
+
+
 def present_text(path: Path | None, *, needed: bool) -> str | None:
     """What is in the file now. Where it is not `needed`, one that cannot be read is only warned of."""
     from replctl.files import read
@@ -77,55 +95,82 @@ def present_text(path: Path | None, *, needed: bool) -> str | None:
         return None
 
 
-def placement_of(
-    inventory: Inventory,
-    *,
-    offline: bool,
-    primary: str | None,
-    zone: str | None,
-    timeout: str | None,
-    present_writer: Callable[[], str | None],
-    present: bool,
-) -> Placement:
-    """The roles, from one look or from the inventory. Raises NoPrimary, RefusedError, UsageError."""
-    from replctl.render.placement import from_inventory, from_snapshot
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roles:
+    """Who takes writes and who reads: of one look, or, offline, of each file and --primary."""
 
+    settings: ClusterSettings
+    snapshot: Snapshot | None
+    primary: str | None
+
+    def placement(
+        self, zone: str | None, present: str | None, writer: str | None, *, any_will_do: bool = False
+    ) -> Placement:
+        """The roles for a file whose text and writer are these; `any_will_do` = it enables every node anyway.
+
+        Raises NoPrimary, also where the file says that this primary was replaced, and RefusedError.
+        """
+        from replctl.render.placement import from_inventory, from_snapshot
+        from replctl.render.rendered import facts_of
+
+        settings, before = self.settings, facts_of(present).tenure
+        if self.snapshot is not None:
+            return from_snapshot(settings, self.snapshot, zone, before)
+        writer = self.primary or writer
+        if writer is None:
+            if present and present.strip() and not any_will_do:
+                raise RefusedError(
+                    "the file does not say which one node takes writes, and no server is asked",
+                    hint="--primary NODE, or without --offline",
+                )
+            writer = settings.nodes[0].name
+            tell(f"warning: {writer} is taken for the primary, as the first node; --primary names another")
+        # Of another writer nothing is known here: who names it knows better than the file.
+        stays = before is not None and before.writer == writer
+        return replace(from_inventory(settings, writer, zone), tenure=before if stays else None)
+
+
+def look_for_roles(inventory: Inventory, *, offline: bool, primary: str | None, timeout: str | None) -> Roles:
+    """Look once, unless offline. Raises UsageError."""
     settings = inventory.settings
-    if not offline:
-        if primary is not None:
-            raise UsageError("--primary goes with --offline", why="otherwise the servers are asked")
-        import asyncio
+    if offline:
+        known = [spec.name for spec in settings.nodes]
+        if primary is not None and primary not in known:
+            raise UsageError(f"no node {primary!r} in the inventory", hint=f"known: {', '.join(known)}")
+        return Roles(settings=settings, snapshot=None, primary=primary)
+    if primary is not None:
+        raise UsageError("--primary goes with --offline", why="otherwise the servers are asked")
+    import asyncio
 
-        from replctl.cli.look import limit_of, look_at_roles
+    from replctl.cli.look import limit_of, look_at_roles
 
-        snapshot, _ = asyncio.run(look_at_roles(inventory, limit_s=limit_of(timeout), zone=zone))
-        return from_snapshot(settings, snapshot, zone)
-    known = [spec.name for spec in settings.nodes]
-    if primary is not None and primary not in known:
-        raise UsageError(f"no node {primary!r} in the inventory", hint=f"known: {', '.join(known)}")
-    writer = primary or (present_writer() if present else None)
-    if writer is None:
-        if present:
-            raise RefusedError(
-                "the file does not say which one node takes writes, and no server is asked",
-                hint="--primary NODE, or without --offline",
-            )
-        writer = known[0]
-        tell(f"warning: {writer} is taken for the primary, as the first node; --primary names another")
-    return from_inventory(settings, writer, zone)
+    snapshot, _ = asyncio.run(look_at_roles(inventory, limit_s=limit_of(timeout)))
+    return Roles(settings=settings, snapshot=snapshot, primary=None)
+
+
+def check_version(given: str | None) -> None:
+    """Raise UsageError for an option that is no version."""
+    if given is not None and not _VERSION.fullmatch(given):
+        raise UsageError(f"{given!r} is not a version", hint="for example 2.8")
 
 
 def version_of(
     given: str | None,
-    configured: str | None,
+    known: str | None,
     places: tuple[str, ...],
     ask: Callable[[str], str],
     default: str,
 ) -> str:
-    """The version to write for: the option's, the inventory's, the oldest that runs, or the default."""
-    if given or configured or not places:
-        return given or configured or default
+    """The version to write for: the option's, the `known` one, the oldest that runs, or the default.
+
+    Known is the inventory's, else that of the file. Raises UsageError for an option that is no version.
+    """
+    check_version(given)
+    if given or known or not places:
+        return given or known or default
     from concurrent.futures import ThreadPoolExecutor
+
+    from replctl.render.rendered import numbers
 
     found: list[str] = []
     with ThreadPoolExecutor(max_workers=min(8, len(places))) as pool:
@@ -136,7 +181,7 @@ def version_of(
                 tell(f"warning: {answer}")
     if not found:
         tell(f"warning: no running proxy tells its version, so this is written for {default}")
-    return min(found, key=_numbers, default=default)
+    return min(found, key=numbers, default=default)
 
 
 def _asked(ask: Callable[[str], str], place: str) -> str | ReplctlError:
@@ -144,10 +189,6 @@ def _asked(ask: Callable[[str], str], place: str) -> str | ReplctlError:
         return ask(place)
     except ReplctlError as error:
         return error
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(word) for word in version.split(".")]
 
 
 def deliver(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from replctl.cli.applying import Applying, ApplyOption, WatchOption
+from replctl.cli.applying import Applying, ApplyOption, DryRunOption, WatchOption
 from replctl.cli.options import ClusterOption, InventoryOption, TimeoutOption, YesOption
 from replctl.cli.render import (
     CheckOption,
@@ -16,12 +16,14 @@ from replctl.cli.render import (
     PrimaryOption,
     ZoneOption,
     deliver,
+    look_for_roles,
     place_of,
-    placement_of,
     present_text,
     table_of,
     version_of,
+    warn_of_zone,
 )
+from replctl.errors import UsageError
 
 
 def render_haproxy(
@@ -36,7 +38,7 @@ def render_haproxy(
             "--haproxy-version",
             metavar="VERSION",
             help="Version to write for.",
-            show_default="the inventory's, else asked at its sockets, else 2.6",
+            show_default="the inventory's, else the file's, else asked at its sockets, else 2.6",
         ),
     ] = None,
     out: OutOption = None,
@@ -47,6 +49,7 @@ def render_haproxy(
     zone: ZoneOption = None,
     apply: ApplyOption = False,
     watch: WatchOption = False,
+    dry_run: DryRunOption = False,
     timeout: TimeoutOption = None,
     _yes: YesOption = False,
 ) -> int:
@@ -59,6 +62,7 @@ def render_haproxy(
     """
     from replctl.inventory import load_one
     from replctl.render.haproxy import DEFAULT_VERSION, Options, render, writer_of
+    from replctl.render.rendered import facts_of
 
     found = load_one(inventory, cluster=cluster)
     table = table_of(found, "haproxy")
@@ -68,26 +72,31 @@ def render_haproxy(
             out=out,
             check=check,
             watch=watch,
+            dry_run=dry_run,
             offline=offline,
             primary=primary,
             timeout=timeout,
         )
         return how.run(found, "haproxy")
+    if dry_run:
+        raise UsageError(
+            "--dry-run goes with --apply", hint="--check compares, and without --out it is printed"
+        )
     place = place_of(table, out, check=check)
     present = present_text(place, needed=check or out is not None)
+    facts = facts_of(present)
+    zone = facts.zone if zone is None else zone or None
+    warn_of_zone(found, zone)
     version = version_of(
-        haproxy_version, table["version"], () if offline else table["sockets"], _ask, DEFAULT_VERSION
+        haproxy_version,
+        table["version"] or facts.version,
+        () if offline else table["sockets"],
+        _ask,
+        DEFAULT_VERSION,
     )
-    placement = placement_of(
-        found,
-        offline=offline,
-        primary=primary,
-        zone=zone,
-        timeout=timeout,
-        present_writer=lambda: writer_of(found.settings, present or ""),
-        # With role checks every node is enabled, so that no writer need be known.
-        present=bool(present and present.strip()) and not table["write_role_checks"],
-    )
+    roles = look_for_roles(found, offline=offline, primary=primary, timeout=timeout)
+    writer = writer_of(found.settings, present or "")
+    placement = roles.placement(zone, present, writer, any_will_do=table["write_role_checks"])
     users = {found.connections[spec.name].user for spec in found.settings.nodes}
     user = next(iter(users)) if len(users) == 1 else None
     options = Options(version=version, fragment=fragment, zone=zone, check_user=user)

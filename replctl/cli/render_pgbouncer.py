@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from replctl.cli.applying import Applying, ApplyOption, WatchOption
+from replctl.cli.applying import Applying, ApplyOption, DryRunOption, WatchOption
 from replctl.cli.options import ClusterOption, InventoryOption, TimeoutOption, YesOption
 from replctl.cli.render import (
     CheckOption,
@@ -16,12 +16,14 @@ from replctl.cli.render import (
     PrimaryOption,
     ZoneOption,
     deliver,
+    look_for_roles,
     place_of,
-    placement_of,
     present_text,
     table_of,
     version_of,
+    warn_of_zone,
 )
+from replctl.errors import UsageError
 
 
 def render_pgbouncer(
@@ -36,7 +38,7 @@ def render_pgbouncer(
             "--pgbouncer-version",
             metavar="VERSION",
             help="Version to write for.",
-            show_default="the inventory's, else asked at its admin consoles, else 1.18",
+            show_default="the inventory's, else the file's, else asked at its admin consoles, else 1.18",
         ),
     ] = None,
     out: OutOption = None,
@@ -47,6 +49,7 @@ def render_pgbouncer(
     zone: ZoneOption = None,
     apply: ApplyOption = False,
     watch: WatchOption = False,
+    dry_run: DryRunOption = False,
     timeout: TimeoutOption = None,
     _yes: YesOption = False,
 ) -> int:
@@ -59,6 +62,7 @@ def render_pgbouncer(
     """
     from replctl.inventory import load_one
     from replctl.render.pgbouncer import DEFAULT_VERSION, Options, render, writer_of
+    from replctl.render.rendered import facts_of
 
     found = load_one(inventory, cluster=cluster)
     table = table_of(found, "pgbouncer")
@@ -68,25 +72,30 @@ def render_pgbouncer(
             out=out,
             check=check,
             watch=watch,
+            dry_run=dry_run,
             offline=offline,
             primary=primary,
             timeout=timeout,
         )
         return how.run(found, "pgbouncer")
+    if dry_run:
+        raise UsageError(
+            "--dry-run goes with --apply", hint="--check compares, and without --out it is printed"
+        )
     place = place_of(table, out, check=check)
     present = present_text(place, needed=check or out is not None)
+    facts = facts_of(present)
+    zone = facts.zone if zone is None else zone or None
+    warn_of_zone(found, zone)
     version = version_of(
-        pgbouncer_version, table["version"], () if offline else table["admin"], _ask, DEFAULT_VERSION
+        pgbouncer_version,
+        table["version"] or facts.version,
+        () if offline else table["admin"],
+        _ask,
+        DEFAULT_VERSION,
     )
-    placement = placement_of(
-        found,
-        offline=offline,
-        primary=primary,
-        zone=zone,
-        timeout=timeout,
-        present_writer=lambda: writer_of(found.settings, table, present or ""),
-        present=bool(present and present.strip()),
-    )
+    roles = look_for_roles(found, offline=offline, primary=primary, timeout=timeout)
+    placement = roles.placement(zone, present, writer_of(found.settings, table, present or ""))
     users = _admin_users(table["admin"]) if full else ()
     options = Options(version=version, full=full, zone=zone, present=present, admin_users=users)
     rendered = render(found.settings, table, placement, options, file=str(found.path))

@@ -8,7 +8,7 @@ import shutil
 import stat
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -133,7 +133,7 @@ def _deployment(inventory: Inventory, program: str, *, user: str) -> Deployment:
     from replctl.render.systemd import Deployment
 
     tables = {"pgbouncer": inventory.pgbouncer, "haproxy": inventory.haproxy}
-    proxies = {name: table for name, table in tables.items() if table is not None}
+    proxies = {name: table for name, table in tables.items() if table is not None and not _lacks(name, table)}
     here = [t["file"] for t in proxies.values() if t.get("file") and not t.get("run")]
     return Deployment(
         cluster=inventory.settings.name,
@@ -146,6 +146,13 @@ def _deployment(inventory: Inventory, program: str, *, user: str) -> Deployment:
         proxies=tuple(proxies),
         writable=tuple(sorted({str(Path(file).parent) for file in here})),
     )
+
+
+def _lacks(name: str, table: dict[str, Any]) -> list[str]:
+    """The keys without which a file cannot be kept applied."""
+    from replctl.cli.applying import DOORS
+
+    return [key for key in ("file", DOORS[name]) if not table[key]]
 
 
 def _account(inventory: Inventory, written: list[str]) -> str | None:
@@ -191,6 +198,11 @@ def _warn(inventory: Inventory, deployment: Deployment) -> None:
     mode = stat.S_IMODE(inventory.path.stat().st_mode)
     if deployment.account is None and not mode & stat.S_IROTH:
         notes.append(f"{deployment.inventory}: mode {mode:04o}, but {deployment.user} has to read it")
+    for name, table in (("pgbouncer", inventory.pgbouncer), ("haproxy", inventory.haproxy)):
+        if table is not None and (lacks := _lacks(name, table)):
+            missing = " and ".join(f"`{key}`" for key in lacks)
+            notes.append(f"[{name}] has no {missing}: no unit for render-{name} --watch; see docs/proxies.md")
+    notes += _of_proxies(inventory, deployment.user)
     for place, argv in _commands(inventory).items():
         if Path(argv[0]).name in _GAINING:
             notes.append(f"{place}: {argv[0]} gains no rights in these units; see docs/deploy.md")
@@ -200,6 +212,32 @@ def _warn(inventory: Inventory, deployment: Deployment) -> None:
 
 def _say(note: str) -> None:
     typer.echo(f"replctl: warning: {note}", err=True)
+
+
+def _of_proxies(inventory: Inventory, user: str) -> list[str]:
+    """What this user may not do to the proxies that run here."""
+    import pwd
+
+    notes = []
+    for table in (inventory.pgbouncer, inventory.haproxy):
+        path = table["file"] if table is not None and not table["run"] else None
+        if path is None or not Path(path).exists():
+            continue
+        try:
+            owner = pwd.getpwuid(Path(path).stat().st_uid).pw_name
+        except KeyError:  # of nobody who has a name
+            owner = str(Path(path).stat().st_uid)
+        if owner != user:
+            notes.append(
+                f"{path} belongs to {owner}, and only its owner can replace it: chown {user}: {path}"
+            )
+    table = inventory.haproxy
+    if table and table["stats_socket"] in table["sockets"] and table["stats_group"] is None:
+        notes.append(
+            f"[haproxy] stats_socket is for the user alone who starts HAProxy; "
+            f'`stats_group = "{user}"` lets {user} use it'
+        )
+    return notes
 
 
 def _write(directory: Path, found: dict[str, str], *, force: bool) -> int:

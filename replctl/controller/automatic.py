@@ -18,6 +18,7 @@ from replctl.controller.incident import Incident, Log, reason_of
 from replctl.controller.patience import Patience
 from replctl.controller.run import carry_out
 from replctl.controller.sync import SyncMinder
+from replctl.controller.traffic import Traffic
 from replctl.controller.upkeep import block_mark, disputing, stale_primaries, unfinished
 from replctl.controller.voice import Voice
 from replctl.core.coverage import coverage, votes_of
@@ -63,6 +64,8 @@ class Controller:
     verdict: Verdict | None = field(default=None, init=False)
     outcome: Outcome | None = field(default=None, init=False)  # of the last failover that was tried
     objection: str | None = field(default=None, init=False)  # why the last one was not tried
+    follow_up: str | None = field(default=None, init=False)  # what went wrong with hooks or proxies
+    _led: bool = field(default=False, init=False)  # looked where the proxies lead, at the start
     _acting: bool = field(default=False, init=False)
     _voice: Voice = field(init=False)
     _minder: SyncMinder = field(init=False)
@@ -280,7 +283,7 @@ class Controller:
         refused_anew = outcome.ending is Ending.REFUSED and self._voice.said.get("ended") != sentence
         if incident.begun or refused_anew:  # a refusal once for each reason: it is tried again and again
             self._voice.said["ended"] = sentence
-            await incident.end(outcome)
+            self.follow_up = await incident.end(outcome)
 
     def _objection(self, seen: ClusterStatus) -> str | None:
         """Pause, block, or an inventory that allows no automatic failover."""
@@ -319,6 +322,9 @@ class Controller:
         if ripe and now_s >= self._not_before_s.get("finish", 0.0):
             self._not_before_s["finish"] = now_s + FINISH_APART_S
             acted = await self._finish(observer, ballot, seen) or acted
+        if not (acted or left or self._led):
+            self._led = True
+            acted = await self._lead(observer, ballot, seen)
         if not acted:
             await self._minder.mind(ballot, seen)
         return acted
@@ -334,6 +340,30 @@ class Controller:
             return False
         request = Request(lost=lost_primary(state, settings), automatic=True, finish=True)
         await self._carry_out(observer, ballot, request, "a failover was left unfinished")
+        return True
+
+    async def _lead(self, observer: Observer, ballot: Ballot, seen: ClusterStatus) -> bool:
+        """Once, at the start: move writes that an interrupted failover left elsewhere. With the votes."""
+        primary, state, settings = self.primary, seen.state, self.inventory.settings
+        if primary is None or (state.marks is not None and _paused(state.marks)):
+            return False
+        lost = lost_primary(state, settings)
+        lost = None if lost == primary else lost
+        traffic = Traffic(self.inventory, self._voice.tell)
+        if not await traffic.astray(primary, state, lost):
+            return False
+        votes = await ballot.take(needed=votes_of(settings).majority)
+        try:
+            if sum(vote is Vote.HELD for vote in votes.values()) < votes_of(settings).majority:
+                self._led = False  # somebody is at it, perhaps; another look tells
+                return False
+            seen = await self._look(observer, ballot)  # later than the files were read
+            if seen.primary != primary or disputing(seen):
+                return False
+            traffic.begin(primary, seen.state, lost)
+            self.follow_up = await traffic.end()
+        finally:
+            await ballot.give_back()
         return True
 
     async def _fence(self, ballot: Ballot, node: str) -> bool:
@@ -352,12 +382,12 @@ class Controller:
 
 def exit_code(controller: Controller) -> int:
     """The exit code of `once`: 0 nothing to do or failed over, 1 not known, 3 refused, 4 done in part."""
-    outcome = controller.outcome
+    outcome, done = controller.outcome, 4 if controller.follow_up is not None else 0
     if outcome is not None:
-        return {Ending.REFUSED: 3, Ending.NOT_RESTORED: 4, Ending.PARTIAL: 4}.get(outcome.ending, 0)
+        return {Ending.REFUSED: 3, Ending.NOT_RESTORED: 4, Ending.PARTIAL: 4}.get(outcome.ending, done)
     if controller.objection is not None or controller.verdict is Verdict.ISOLATED:
         return 3
-    return 0 if controller.verdict in (Verdict.ALIVE, Verdict.VETOED) else 1
+    return done if controller.verdict in (Verdict.ALIVE, Verdict.VETOED) else 1
 
 
 def _is_replaced(seen: ClusterStatus, node: str) -> bool:

@@ -16,9 +16,11 @@ from dataclasses import replace
 from replctl.core.routing import Snapshot
 from replctl.errors import NoPrimary, NoReplica, ReplctlError
 from replctl.pg.monitor import Monitor, refusal
-from replctl.proxies.changes import Moved, Report
+from replctl.proxies.changes import Report
+from replctl.proxies.places import Moved, Place
 from replctl.proxies.roles import Target, Wish, apply
 from replctl.render.placement import Placement, from_snapshot
+from replctl.render.rendered import facts_of
 
 CHECK_EVERY_S = 5.0  # whether the running proxy still is as its file
 RETRY_S = 1.0  # after a failure; twice as long after each
@@ -35,36 +37,45 @@ class Keeper:
     def __init__(self, found: list[Target], wish: Wish, say: Say, stopping: asyncio.Event) -> None:
         self._targets, self._wish, self._say = found, wish, say
         self._stopping = stopping
-        self._changed = asyncio.Event()
-        self._failures = 0
-        self._said: dict[str, str] = {}
-        self._monitor = Monitor(found[0].inventory, zone=wish.zone)
+        # A machine that does not answer holds up no other: each has its own turns.
+        self._changed = {target.place: asyncio.Event() for target in found}
+        self._said: dict[Place, str] = {}
+        self._monitor = Monitor(found[0].inventory, zone=wish.zone or None)
 
     async def run(self, ready: Callable[[], object] = lambda: None) -> None:
-        """Until told to stop. `ready` is called after the first turn."""
+        """Until told to stop. `ready` is called after the first turn of each."""
         loop = asyncio.get_running_loop()
+        to_begin = set(self._changed)
 
         def changed(*_: object) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self._changed.set)
+            for event in self._changed.values():
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    loop.call_soon_threadsafe(event.set)
+
+        def begun(place: Place) -> None:
+            if place in to_begin:
+                to_begin.remove(place)
+                if not to_begin:
+                    ready()
 
         self._monitor.listeners.append(changed)
         try:
-            while not self._stopping.is_set():
-                self._changed.clear()
-                well = [await self._turn(target) for target in self._targets]
-                ready()
-                self._failures = 0 if all(well) else self._failures + 1
-                await self._pause()
+            await asyncio.gather(*(self._keep(target, begun) for target in self._targets))
         finally:
             await asyncio.to_thread(self._monitor.close)
 
-    async def _pause(self) -> None:
+    async def _keep(self, target: Target, begun: Callable[[Place], object]) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            self._changed[target.place].clear()
+            failures = 0 if await self._turn(target) else failures + 1
+            begun(target.place)
+            limit_s = min(RETRY_MAX_S, RETRY_S * 2 ** (failures - 1)) if failures else CHECK_EVERY_S
+            await self._pause(self._changed[target.place], limit_s)
+
+    async def _pause(self, changed: asyncio.Event, limit_s: float) -> None:
         """Until roles change, it is time to look, or there is an end."""
-        limit_s = CHECK_EVERY_S
-        if self._failures:
-            limit_s = min(RETRY_MAX_S, RETRY_S * 2 ** (self._failures - 1))
-        waits = [asyncio.ensure_future(event.wait()) for event in (self._changed, self._stopping)]
+        waits = [asyncio.ensure_future(event.wait()) for event in (changed, self._stopping)]
         try:
             await asyncio.wait(waits, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -73,19 +84,18 @@ class Keeper:
 
     async def _turn(self, target: Target) -> bool:
         """Look, compare, and make true what differs. Whether all is well; never raises for a proxy's sake."""
-        key = str(target.place)
         try:
             report, placement = await self._applied(target)
         except Moved:
-            self._changed.set()  # whoever it was: look again at once
+            self._changed[target.place].set()  # whoever it was: look again at once
             return True
         except ReplctlError as error:
-            self._once(key, str(error))
+            self._once(target, str(error))
             return False
         if report.changed:
             readers = ", ".join(reader.name for reader in placement.readers) or placement.spare or "nobody"
             self._say("proxy", f"writes to {placement.writer}, reads to {readers}: {'; '.join(report.done)}")
-        self._once(key, "; ".join(report.problems))
+        self._once(target, "; ".join(report.problems))
         return not report.problems
 
     async def _applied(self, target: Target) -> tuple[Report, Placement]:
@@ -96,7 +106,8 @@ class Keeper:
         if snapshot.writer != before:
             # A look from before another process moved the writes would move them back.
             snapshot = await self._newer(snapshot, read_s)
-        placement = from_snapshot(target.inventory.settings, snapshot, self._wish.zone)
+        tenure = facts_of(present).tenure
+        placement = from_snapshot(target.inventory.settings, snapshot, before=tenure)
         moved = before is not None and placement.writer != before
         try:
             change = await target.change(placement, self._wish, present=present, lost=moved)
@@ -119,9 +130,10 @@ class Keeper:
             snapshot = found
         return snapshot
 
-    def _once(self, key: str, sentence: str) -> None:
+    def _once(self, target: Target, sentence: str) -> None:
         """Say a problem when it is another than before, and when it is over."""
-        before = self._said.get(key, "")
+        before = self._said.get(target.place, "")
         if sentence != before:
-            self._said[key] = sentence
-            self._say("proxy_failed" if sentence else "proxy", sentence or f"{key}: all is well again")
+            self._said[target.place] = sentence
+            well = f"{target.place}: all is well again"
+            self._say("proxy_failed" if sentence else "proxy", sentence or well)

@@ -1,7 +1,7 @@
 """Sending writes to a new primary through the proxies, while a failover goes on.
 
-It begins as soon as the promotion is done, beside the repointing of replicas. Whatever goes wrong with it is
-told, and never fails the failover.
+It begins as soon as the promotion is done, beside the repointing of replicas; after an interruption, with
+what is left to do. Whatever goes wrong with it is told, and never fails the failover.
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from replctl.core.model import ClusterState, NodeFacts
+from replctl.core.routing.token import fingerprint
 from replctl.core.situation import Situation
 from replctl.errors import ReplctlError
 from replctl.inventory import Inventory
-from replctl.proxies.changes import Moved, Report
+from replctl.proxies.astray import astray
+from replctl.proxies.changes import Report
+from replctl.proxies.places import Moved
 from replctl.proxies.roles import Target, Wish, after_promotion, apply, targets
 from replctl.render.placement import Placement
+from replctl.render.rendered import Tenure
 
 LIMIT_S = 30.0
 TRIES = 3
@@ -34,21 +39,43 @@ class Traffic:
 
     def move(self, writer: str, situation: Situation) -> None:
         """Begin. Does not wait; a second call changes nothing."""
-        found = [t for name in ("pgbouncer", "haproxy") for t in self._targets(name)]
-        if self._task is not None or not found:
-            return
-        marks, now_at = situation.state.marks, time.time()
-        placement = after_promotion(
+        self.begin(writer, situation.state, situation.request.lost)
+
+    def begin(self, writer: str, state: ClusterState, lost: str | None) -> None:
+        """The same, from a look and the node that is lost."""
+        found = self._targets()
+        if self._task is None and found:
+            self._task = asyncio.create_task(self._move(found, self._placement(writer, state, lost)))
+
+    async def astray(self, writer: str, state: ClusterState, lost: str | None) -> bool:
+        """Whether a file, or a proxy that answers, sends writes to another node than this one."""
+        placement = self._placement(writer, state, lost)
+
+        async def one(target: Target) -> bool:
+            try:
+                async with asyncio.timeout(LIMIT_S):
+                    present = await asyncio.to_thread(target.place.read)
+                    change = await target.change(placement, Wish(), present=present, lost=True)
+                    return await astray(target, change, writer)
+            except (TimeoutError, ReplctlError):
+                return False  # nothing that a failover left behind: --watch and --apply say what is wrong
+
+        return any(await asyncio.gather(*(one(target) for target in self._targets())))
+
+    def _placement(self, writer: str, state: ClusterState, lost: str | None) -> Placement:
+        marks, now_at = state.marks, time.time()
+        return after_promotion(
             self._inventory.settings,
             writer,
-            lost=situation.request.lost,
-            answering=[f.node for f in situation.state.facts if f.in_recovery],
+            lost=lost,
+            answering=[f.node for f in state.facts if f.in_recovery],
             drained=[] if marks is None else [n for n, m in marks.drained.items() if m.holds(now_at)],
+            tenure=_tenure(writer, state),
         )
-        self._task = asyncio.create_task(self._move(found, placement))
 
-    def _targets(self, name: str) -> list[Target]:
-        return [target for target in targets(self._inventory, name) if target.doors]
+    def _targets(self) -> list[Target]:
+        found = [t for name in ("pgbouncer", "haproxy") for t in targets(self._inventory, name)]
+        return [target for target in found if target.doors]
 
     async def end(self) -> str | None:
         """Wait until it is done; what went wrong, as a sentence."""
@@ -79,6 +106,16 @@ class Traffic:
         for problem in problems:
             self._tell("proxy_failed", problem)
         return problems
+
+
+def _tenure(writer: str, state: ClusterState) -> Tenure | None:
+    """The timeline of the new primary, which may have been promoted after this look."""
+    found = state[writer]
+    if not isinstance(found, NodeFacts) or found.timeline is None:
+        return None
+    # PostgreSQL takes the next one of which it finds no history: this one, or a later.
+    timeline = found.timeline + 1 if found.in_recovery else found.timeline
+    return Tenure(writer=writer, timeline=timeline, system=fingerprint(found.system_identifier))
 
 
 async def _applied(target: Target, placement: Placement) -> Report:

@@ -11,6 +11,7 @@ _version = kinds.text('a version such as "1.24"', pattern=re.compile(r"[0-9]{1,3
 _command = kinds.argv(("host", "port"))
 _file = kinds.path(local=False)
 _bind = kinds.text('an address such as "*:5000"', pattern=re.compile(r"[A-Za-z0-9_.:*%\[\]-]+:[0-9]{1,5}"))
+_SOCKET = re.compile(r"/.+|[A-Za-z0-9_.:\[\]-]+:[0-9]{1,5}")
 _user = kinds.text("a name of up to 63 bytes", limit=63)
 _connections = kinds.integer(0, 100000)
 
@@ -92,7 +93,12 @@ PGBOUNCER = Table(
         Key(
             "server_tls_ca_file", _file, "for --full", example="/etc/pgbouncer/root.crt", absent="PgBouncer's"
         ),
-        Key("pause_timeout_s", kinds.duration(0.1, 600), "limit for PAUSE in a planned switch", 5),
+        Key(
+            "pause_timeout_s",
+            kinds.duration(0.1, 600),
+            "limit for PAUSE in a planned switch, which no command makes yet",
+            5,
+        ),
     ),
 )
 
@@ -150,10 +156,23 @@ HAPROXY = Table(
             absent="none",
         ),
         Key(
+            "stats_group",
+            _user,
+            "group that may use it, where replctl is not the user who starts HAProxy",
+            example="replctl",
+            absent="none",
+        ),
+        Key(
+            "hard_stop_after_s",
+            kinds.duration(0.1, 86400),
+            "after a reload, until the sessions of the process before are ended",
+            30,
+        ),
+        Key(
             "sockets",
             kinds.texts(
                 'a list of runtime sockets such as ["/run/haproxy/admin.sock", "10.0.0.6:9999"]',
-                kinds.text("a path or an address"),
+                kinds.text('an absolute path, or an address such as "10.0.0.6:9999"', pattern=_SOCKET),
             ),
             "runtime sockets of the running HAProxies",
             [],

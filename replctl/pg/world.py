@@ -58,7 +58,7 @@ class Servers:
     block_problem: str | None = field(default=None, init=False)
     halt: asyncio.Event = field(default_factory=asyncio.Event)  # set = stop before the promotion
     note: Note | None = None  # is told what a cut erases, before it does
-    promoted: Callable[[str, Situation], object] | None = None  # is told of a promotion at once
+    promoted: Callable[[str, Situation], object] | None = None  # told at once; again with each step
     hands: Hands = field(init=False)
     _proven_s: float = field(default=0.0, init=False)  # monotonic
     _word_s: float = field(default=0.0, init=False)  # when the probe began that `word` is of (monotonic)
@@ -173,9 +173,12 @@ class Servers:
             raise StepError("told to stop before the promotion")
         if isinstance(step, Promote) and time.monotonic() - self._proven_s > PROMOTE_WITHIN_S:
             raise StepError("the votes were shown too long ago", hint="run the command again")
+        if situation.promoted is not None and not isinstance(step, TakeVotes):
+            # By a run before this one, perhaps, that did not come as far as telling.
+            self._tell_promoted(situation.promoted.node, situation)
         await self.hands.apply(step, situation)
-        if isinstance(step, Promote) and self.promoted is not None:
-            self.promoted(step.node, situation)
+        if isinstance(step, Promote):
+            self._tell_promoted(step.node, situation)
         if isinstance(step, TakeVotes):
             if (reason := await self.rival(situation.state)) is not None:
                 raise StepError(f"{reason.code}: {reason.message}", hint=reason.remedy)
@@ -186,6 +189,10 @@ class Servers:
             self._silence_proven = True
         if isinstance(step, FenceCommand):
             self.request = replace(self.request, fenced=self.request.fenced | {step.node})
+
+    def _tell_promoted(self, node: str, situation: Situation) -> None:
+        if self.promoted is not None:
+            self.promoted(node, situation)
 
     async def rival(self, state: ClusterState) -> Reason | None:
         """Whether another program that fails over by itself is connected to a node, by its name."""

@@ -6,15 +6,11 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from replctl.errors import PartialError, ReplctlError
-from replctl.proxies.places import Place
+from replctl.errors import PartialError
+from replctl.proxies.places import Moved, Place
 from replctl.render.rendered import Rendered
 
 Part = TypeVar("Part")
-
-
-class Moved(ReplctlError):  # noqa: N818 - a state, not a mistake
-    """Somebody else has changed the file since it was read: look again. Nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,5 +52,5 @@ class Report:
             raise PartialError(
                 "not every proxy has the new configuration",
                 why="; ".join(self.problems),
-                hint="the file is right: a proxy that starts has it; the same command finishes the rest",
+                hint="the same command finishes the rest; a proxy that starts reads the file",
             )

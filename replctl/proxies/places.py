@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import secrets
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,10 @@ LOCK_LIMIT_S = 15.0
 LOCK_POLL_S = 0.02
 
 
+class Moved(ReplctlError):  # noqa: N818 - a state, not a mistake
+    """Somebody else has changed the file since it was read: look again. Nothing was changed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where a file is. `run` = the words before a command that reach its machine; none = this one."""
@@ -28,7 +33,8 @@ class Place:
     run: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.path} by {self.run[0]} …" if self.run else str(self.path)
+        """Which of several machines shows in the words that reach it."""
+        return f"{self.path} by {' '.join(self.run)}" if self.run else str(self.path)
 
     def read(self) -> str | None:
         """Its text, None where there is none. Blocks. Raises ReplctlError."""
@@ -46,12 +52,43 @@ class Place:
         if not self.run:
             files.replace(self.path, text)
             return
-        new, path = f"{self.path}.replctl-new", str(self.path)
+        with self._beside(text) as new:
+            self._take_over(new)
+
+    def replace(self, before: str | None, text: str) -> None:
+        """The same, unless there is another text than `before` now: then raises Moved.
+
+        On another machine nothing locks the file, so that is asked again right before the end.
+        """
+        if not self.run:  # `held`
+            files.replace(self.path, text)
+            return
+        with self._beside(text) as new:
+            if self.read() != before:
+                raise Moved(f"{self} was changed by somebody else just now", hint="run it again")
+            self._take_over(new)
+
+    @contextlib.contextmanager
+    def _beside(self, text: str) -> Iterator[str]:
+        """A new file with this text and the mode and owner of the one that is there; nobody else's."""
+        new, path = f"{self.path}.{secrets.token_hex(6)}.replctl-new", str(self.path)
+        try:
+            if self._command("test", "-e", path).returncode == 0:
+                self._done("cp", "-p", path, new)
+            self._done("tee", new, text=text)
+            self._done("sync", new)
+            yield new
+        except BaseException:
+            with contextlib.suppress(ReplctlError):
+                self._done("rm", "-f", new)
+            raise
+
+    def _take_over(self, new: str) -> None:
+        path = str(self.path)
         if self._command("test", "-e", path).returncode == 0:
-            self._done("cp", "-p", path, str(files.previous_of(self.path)))
-            self._done("cp", "-p", path, new)  # for its mode and owner
-        self._done("tee", new, text=text)
-        self._done("sync", new)
+            kept = f"{new}.previous"  # two who do this at once would be in each other's way
+            self._done("cp", "-p", path, kept)
+            self._done("mv", "-f", kept, str(files.previous_of(self.path)))
         self._done("mv", "-f", new, path)
 
     def put_back(self, text: str | None) -> None:

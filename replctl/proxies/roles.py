@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from replctl.core.settings import ClusterSettings
-from replctl.errors import RefusedError, ReplctlError
+from replctl.errors import RefusedError
 from replctl.inventory import Inventory
 from replctl.inventory.model import expand
 from replctl.proxies import console, haproxy, pgbouncer, runtime
@@ -19,12 +18,11 @@ from replctl.proxies.console import settings_of
 from replctl.proxies.places import Place
 from replctl.render import haproxy as haproxy_file
 from replctl.render import pgbouncer as pgbouncer_file
-from replctl.render.placement import Placement, from_inventory
-from replctl.render.rendered import mark_of
+from replctl.render.placement import Placement, from_inventory, near_to
+from replctl.render.rendered import Tenure, facts_of, mark_of, numbers
 from replctl.render.tokens import split_port
 
 SHOWN = {"pgbouncer": "PgBouncer", "haproxy": "HAProxy"}
-_WRITTEN_FOR = re.compile(r"for (?:PgBouncer|HAProxy) ([0-9.]+)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +31,12 @@ class Wish:
 
     version: str | None = None
     whole: bool | None = None  # --full; of HAProxy: without --fragment
-    zone: str | None = None
+    zone: str | None = None  # "" = none
     force: bool = False
+
+    def zone_of(self, present: str | None) -> str | None:
+        """Where the proxy of this file is."""
+        return facts_of(present).zone if self.zone is None else self.zone or None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +80,7 @@ class Target:
             place=self.place,
             present=present,
             rendered=rendered,
-            version=tuple(int(word) for word in version.split(".")),
+            version=numbers(version),
             table=self.table,
             doors=self.doors,
             lost=lost,
@@ -86,19 +88,19 @@ class Target:
         )
 
     async def _version(self, wish: Wish, present: str | None) -> str:
-        """As said, else as the inventory says, as the file has it, as one that runs says."""
-        first_lines = (present or "").splitlines()[:2]
-        match = _WRITTEN_FOR.search(first_lines[1]) if len(first_lines) == 2 else None
-        known = wish.version or self.table["version"] or (match[1] if match else None)
+        """As said, else as the inventory says, as the file has it, as the oldest that runs says.
+
+        The file before those that run: one that is down must not change what is written.
+        """
+        known = wish.version or self.table["version"] or facts_of(present).version
         if known is not None:
             return str(known)
         asked = console.ask_version if self.name == "pgbouncer" else runtime.ask_version
-        for door in self.doors:
-            try:
-                return await asyncio.to_thread(asked, door)
-            except ReplctlError:
-                continue
-        return pgbouncer_file.DEFAULT_VERSION if self.name == "pgbouncer" else haproxy_file.DEFAULT_VERSION
+        asking = (asyncio.to_thread(asked, door) for door in self.doors)
+        found = await asyncio.gather(*asking, return_exceptions=True)
+        versions = [version for version in found if isinstance(version, str)]
+        default = pgbouncer_file if self.name == "pgbouncer" else haproxy_file
+        return min(versions, key=numbers, default=default.DEFAULT_VERSION)
 
     def writer_of(self, present: str | None) -> str | None:
         """The node that a file sends writes to; None where it cannot be told."""
@@ -112,6 +114,11 @@ class Target:
 async def apply(change: Change[Any]) -> Report:
     """Make it true. Raises Moved and other ReplctlError."""
     return await (pgbouncer.apply(change) if change.proxy == "PgBouncer" else haproxy.apply(change))
+
+
+async def foresee(change: Change[Any]) -> Report:
+    """What `apply` would do, without doing it. Raises ReplctlError where it would refuse."""
+    return await (pgbouncer.foresee(change) if change.proxy == "PgBouncer" else haproxy.foresee(change))
 
 
 def targets(inventory: Inventory, name: str, file: Path | None = None) -> list[Target]:
@@ -148,6 +155,7 @@ def after_promotion(
     lost: str | None,
     answering: Iterable[str],
     drained: Iterable[str],
+    tenure: Tenure | None = None,
 ) -> Placement:
     """The roles of the moment after a promotion, when replicas are still being repointed.
 
@@ -163,27 +171,19 @@ def after_promotion(
         spare=None if placement.readers else writer,
         checkable=others | {writer},
         barred=frozenset() if lost is None else frozenset({lost}),
+        tenure=tenure,
     )
 
 
 def _render(target: Target, placement: Placement, present: str | None, wish: Wish, version: str) -> Any:
-    """The file with the options of the present one: they show in its first two lines."""
-    mark = mark_of(present or "")
+    """The file with the options of the present one: they show in its head."""
+    mark, zone = mark_of(present or ""), wish.zone_of(present)
     if target.name == "pgbouncer":
         whole = "--full" in mark if wish.whole is None else wish.whole
     else:
         whole = "--fragment" not in mark if wish.whole is None else wish.whole
-    zones = (
-        [wish.zone] if wish.zone is not None else [None, *sorted({n.zone for n in _nodes(target) if n.zone})]
-    )
-    facts = (present or "").splitlines()[1:2]
-    rendered = [_one(target, placement, present, version, zone, whole=whole) for zone in zones]
-    same = [one for one in rendered if one.text.splitlines()[1:2] == facts]
-    return (same or rendered)[0]
-
-
-def _nodes(target: Target) -> tuple[Any, ...]:
-    return target.inventory.settings.nodes
+    near = near_to(target.inventory.settings, placement, zone)
+    return _one(target, near, present, version, zone, whole=whole)
 
 
 def _one(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import time
+from pathlib import Path
 
 from replctl.errors import ReplctlError
 
@@ -30,7 +31,7 @@ def ask(place: str, command: str, timeout_s: float = TIMEOUT_S) -> str:
                     return answer.decode("utf-8", "replace")
                 answer += part
     except (OSError, ValueError) as error:
-        raise ReplctlError(f"the HAProxy at {place} does not answer", why=str(error)) from None
+        raise ReplctlError(f"the HAProxy at {place} does not answer", why=_why(place, error)) from None
     raise ReplctlError(f"the HAProxy at {place} does not answer", why="what it says does not end")
 
 
@@ -42,6 +43,12 @@ def ask_version(place: str) -> str:
             f"the HAProxy at {place} does not tell its version", why="what answers is another program"
         )
     return match[1]
+
+
+def _why(place: str, error: Exception) -> str:
+    if isinstance(error, ConnectionRefusedError) and Path(place).is_file():
+        return "that is a file, not a socket"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _connected(place: str, timeout_s: float) -> socket.socket:

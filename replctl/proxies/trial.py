@@ -66,7 +66,7 @@ def try_pgbouncer(
 
 
 def _try_running(argv: list[str], scratch: Path, account: dict[str, Any], plan: tuple[Alias, ...]) -> None:
-    from replctl.proxies.pgbouncer import differences
+    from replctl.proxies.aliases import differences
 
     with (scratch / "log").open("w+b") as log:
         try:

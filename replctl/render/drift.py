@@ -14,6 +14,12 @@ def difference(present: str | None, wanted: str, name: str) -> str:
         return ""
     before, after = (present or "").splitlines(), wanted.splitlines()
     lines = difflib.unified_diff(before, after, name, f"{name} (rendered)", lineterm="")
+    # The file may be anybody's, and hold what must not reach a screen: secrets, and what steers a terminal.
+    shown = _SECRET.sub(r"\1(not shown)", "\n".join(_visible(line) for line in lines))
     # Files that differ in their line ends only have no line that differs.
-    # The file may be anybody's, and hold what must not reach a screen.
-    return _SECRET.sub(r"\1(not shown)", "\n".join(lines)) or f"{name}: only the line ends differ"
+    return shown or f"{name}: only the line ends differ"
+
+
+def _visible(line: str) -> str:
+    """Control characters, and others that are not seen, as Python writes them; but for TAB."""
+    return "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line)

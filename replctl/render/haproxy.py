@@ -14,7 +14,8 @@ from typing import Any
 from replctl.core.settings import ClusterSettings, NodeSpec
 from replctl.render import role_checks
 from replctl.render.placement import Placement, client_host, client_port
-from replctl.render.rendered import Rendered, dotted, fingerprint, head
+from replctl.render.rendered import Rendered, checked_facts, fingerprint, head
+from replctl.render.structure import mark
 from replctl.render.tokens import Whitelist, assert_plain, is_address, shown, with_port
 
 COMMENT = "#"
@@ -70,19 +71,22 @@ def render(
     """
     whitelist = Whitelist(file)
     work = _Work(settings, table, placement, options, whitelist)
-    body = [*work.globals(), *work.resolvers()]
+    frame, body = work.globals(), work.resolvers()
     plan: list[Server] = []
     for write in (True, False):
         lines, servers = work.listener(write=write)
         body += lines
         plan += servers
+    facts = checked_facts(whitelist, work.version, options.zone, placement.tenure)
     whitelist.settle()
+    if frame:
+        frame.insert(1, f"    description {mark([*frame, *body])}")
     command = "render-haproxy --fragment" if options.fragment else "render-haproxy"
     made_of = fingerprint(
         settings, table, fragment=options.fragment, zone=options.zone, user=options.check_user
     )
-    facts = f"policy {made_of}; for HAProxy {dotted(work.version)}"
-    text = "\n".join([*head(COMMENT, command, work.cluster, facts), *body]).rstrip("\n") + "\n"
+    top = head(COMMENT, command, work.cluster, made_of, facts)
+    text = "\n".join([*top, *frame, *body]).rstrip("\n") + "\n"
     return Rendered(text=assert_plain(text), plan=tuple(plan))
 
 
@@ -143,14 +147,23 @@ class _Work:
         """`global` and `defaults`; none in a fragment, which stands beside those of others."""
         if self.fragment:
             return []
-        lines = [_GLOBAL_LOG]
-        if self.table["stats_socket"] is not None:
-            path = self.take.path(self.table["stats_socket"], f"{WHERE} stats_socket", SOCKET_BYTES)
-            lines.append(f"stats socket {path} mode 600 level admin expose-fd listeners")
+        stop_ms = self.take.milliseconds(self.table["hard_stop_after_s"], f"{WHERE} hard_stop_after_s")
+        # After a reload the process before stays for its sessions, and nobody can tell it of a new writer.
+        lines = [_GLOBAL_LOG, f"hard-stop-after {_time(stop_ms)}", *self._stats_socket()]
         return [
             *_section("global", lines),
             *_section("defaults", ["mode tcp", *_LOGGED, *_KEEPALIVE, *_TIMES]),
         ]
+
+    def _stats_socket(self) -> list[str]:
+        """For its owner alone, who is whoever starts HAProxy, or for a group too."""
+        if self.table["stats_socket"] is None:
+            return []
+        path = self.take.path(self.table["stats_socket"], f"{WHERE} stats_socket", SOCKET_BYTES)
+        who = "mode 600"
+        if self.table["stats_group"] is not None:
+            who = f"group {self.take.user(self.table['stats_group'], f'{WHERE} stats_group')} mode 660"
+        return [f"stats socket {path} {who} level admin expose-fd listeners"]
 
     def resolvers(self) -> list[str]:
         """Who looks up the nodes' names; none where they have addresses."""

@@ -19,7 +19,7 @@ from replctl.errors import InventoryError, RefusedError
 from replctl.render import ini
 from replctl.render.host_lists import host_lists
 from replctl.render.placement import Placement, client_host, client_port
-from replctl.render.rendered import Rendered, dotted, fingerprint, head
+from replctl.render.rendered import Rendered, checked_facts, dotted, fingerprint, head
 from replctl.render.tokens import Whitelist, assert_plain, shown
 
 COMMENT = ";"
@@ -89,8 +89,8 @@ def render(
         body += ["", "[pgbouncer]", *(f"{key} = {value}" for key, value in work.globals().items())]
     command = "render-pgbouncer --full" if options.full else "render-pgbouncer"
     made_of = fingerprint(settings, table, full=options.full, zone=options.zone)
-    facts = f"policy {made_of}; for PgBouncer {dotted(work.version)}"
-    top = head(COMMENT, command, whitelist.name(settings.name, "[cluster] name"), facts)
+    facts = checked_facts(whitelist, work.version, options.zone, placement.tenure)
+    top = head(COMMENT, command, whitelist.name(settings.name, "[cluster] name"), made_of, facts)
     whitelist.settle()
     text = assert_plain("\n".join([*top, *body]) + "\n")
     return Rendered(text=text, plan=aliases, warnings=tuple(dict.fromkeys(work.warnings)))

@@ -7,15 +7,17 @@ replicas; everything else is the policy's own.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from replctl.core.routing import Fitness, Snapshot
 from replctl.core.settings import ClusterSettings, NodeSpec
 from replctl.errors import NoPrimary
+from replctl.render.rendered import Tenure
 
 _BY_WEIGHT = ("weighted", "zone")
 # What a proxy's own check sees as well as we do, where it decides about roles itself.
 _SEEN_BY_CHECKS = (Fitness.PRIMARY, Fitness.UNREACHABLE)
+_NOT_OF_IT = (Fitness.UNREACHABLE, Fitness.WRONG_CLUSTER)
 # What no check sees: nodes that must not be written to, whatever role they show.
 _BARRED = (
     Fitness.STALE_PRIMARY,
@@ -40,7 +42,8 @@ class Placement:
     """Roles of one moment. `readers` are sorted by name; none = no replica is fit.
 
     `spare` then gets the reads (None = nobody). For a proxy that checks roles itself: `checkable` are nodes
-    that it may try for reads too, `barred` those that it may not try for writes.
+    that it may try for reads too, `barred` those that it may not try for writes. `tenure` = on which timeline
+    the writer was seen (None = not known).
     """
 
     writer: str
@@ -48,14 +51,22 @@ class Placement:
     spare: str | None
     checkable: frozenset[str] = frozenset()
     barred: frozenset[str] = frozenset()
+    tenure: Tenure | None = None
 
 
-def from_snapshot(settings: ClusterSettings, snapshot: Snapshot, zone: str | None = None) -> Placement:
-    """The roles that applications would route by. Raises NoPrimary where nobody provably takes writes."""
+def from_snapshot(
+    settings: ClusterSettings, snapshot: Snapshot, zone: str | None = None, before: Tenure | None = None
+) -> Placement:
+    """The roles that applications would route by; `before` = what the file says that is to be replaced.
+
+    Raises NoPrimary where nobody provably takes writes.
+    """
     if snapshot.writer is None:
         raise NoPrimary(
             snapshot.write.reason.sentence, why=snapshot.write.detail or None, hint="replctl route --explain"
         )
+    if before is not None:
+        _refuse_replaced(settings, snapshot, snapshot.writer, before)
     fit = {view.name for view in snapshot.nodes if view.fit}
     unfit = snapshot.on_unfit
     if not fit and unfit.replica and unfit.node is not None:
@@ -66,7 +77,30 @@ def from_snapshot(settings: ClusterSettings, snapshot: Snapshot, zone: str | Non
         spare=None if fit else unfit.node,
         checkable=frozenset(v.name for v in snapshot.nodes if v.fitness in _SEEN_BY_CHECKS),
         barred=frozenset(v.name for v in snapshot.nodes if v.fitness in _BARRED),
+        tenure=Tenure(writer=snapshot.writer, timeline=snapshot.timeline, system=snapshot.system),
     )
+
+
+def _refuse_replaced(settings: ClusterSettings, snapshot: Snapshot, writer: str, before: Tenure) -> None:
+    """Raise NoPrimary for a primary that the file's writer has replaced, or that is of another cluster.
+
+    One look, or a process that has just begun, knows no timeline but those that answer now. The file does:
+    on a timeline nobody but its first writer takes writes, and nobody goes back to an older one.
+    """
+    why = f"the file says that {before}"
+    if snapshot.system != before.system:
+        # The whole cluster was made anew, as after pg_upgrade; fewer are strangers at some addresses.
+        ours = [view for view in snapshot.nodes if view.fitness not in _NOT_OF_IT]
+        if 2 * len(ours) >= len(snapshot.nodes):
+            return
+        what = f"{writer} is of another system, as are too few nodes for a cluster that was made anew"
+    else:
+        known = {spec.name for spec in settings.nodes}
+        stays = writer == before.writer or before.writer not in known
+        if snapshot.timeline > before.timeline or (snapshot.timeline == before.timeline and stays):
+            return
+        what = f"{writer} takes writes on timeline {snapshot.timeline}, and may have been replaced"
+    raise NoPrimary(what, why=why, hint=f"if it is the right one: --offline --primary {writer}")
 
 
 def from_inventory(settings: ClusterSettings, writer: str, zone: str | None = None) -> Placement:
@@ -79,6 +113,13 @@ def from_inventory(settings: ClusterSettings, writer: str, zone: str | None = No
         spare=spare,
         checkable=frozenset({writer}),
     )
+
+
+def near_to(settings: ClusterSettings, placement: Placement, zone: str | None) -> Placement:
+    """The same for a proxy that is in this zone."""
+    weights = {reader.name: reader.weight for reader in placement.readers}
+    readers = _readers(settings, set(weights), zone)
+    return replace(placement, readers=tuple(replace(r, weight=weights[r.name]) for r in readers))
 
 
 def client_host(spec: NodeSpec) -> tuple[str, str]:

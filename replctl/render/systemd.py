@@ -169,7 +169,7 @@ def _renderer(d: Deployment, proxy: str) -> str:
         f"render-{proxy}",
         f"Keep {shown} pointed at the PostgreSQL cluster {d.cluster}",
         (f"render-{proxy}", "--watch", "--apply"),
-        ("Type=exec", "KillMode=mixed", "TimeoutStopSec=30s", *_RESTART),
+        ("Type=notify", "WatchdogSec=30s", "KillMode=mixed", "TimeoutStopSec=30s", *_RESTART),
         writes=True,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import threading
@@ -143,7 +144,7 @@ def test_a_transaction_on_a_frozen_primary_is_ended_with_one_error(lab: Lab) -> 
         assert str(shown(port)["postgres"]["paused"]) == "0"
 
 
-def test_a_half_applied_file_is_found_and_rolled_back(lab: Lab) -> None:
+def test_a_half_applied_file_is_refused_and_where_writes_are_lost_kept_and_said(lab: Lab) -> None:
     # Its version lets keys through that this PgBouncer does not know: it applies what stands before them.
     with pooled(lab) as (_inventory, (port,)):
         before = databases(lab).read_text()
@@ -153,27 +154,92 @@ def test_a_half_applied_file_is_found_and_rolled_back(lab: Lab) -> None:
         assert "is a 1.18, and the file is for a 1.24" in refused.stderr
 
         promoted(lab)
-        lost = apply(later, "pgbouncer")  # writes are lost: it is tried, and undone
-        assert (lost.returncode, databases(lab).read_text()) == (1, before)
-        assert "did not take the file: it is as it was" in lost.stderr
+        lost = apply(later, "pgbouncer")  # the file before leads nowhere
+        assert (lost.returncode, leads_to(port), node_at(lab, port)) == (4, at(lab, "pg2"), "pg2")
         assert "alias postgres_ro" in lost.stderr
-        assert leads_to(port) == at(lab, "pg1")
-        assert databases(lab).with_name("databases.ini.previous").read_text() != before
+        assert databases(lab).with_name("databases.ini.previous").read_text() == before
 
 
 def test_a_reload_that_says_success_and_did_nothing_is_found_and_rolled_back(lab: Lab) -> None:
-    with pooled(lab) as (inventory, (port,)):
+    with pooled(lab) as (_, ports):
         before = databases(lab).read_text()
+        main = databases(lab).with_name("pgbouncer.ini")
+        main.write_text("this is no setting\n" + main.read_text())
+        inventory = write_inventory(lab, pgbouncer=pooler_table(lab, *ports), nodes={"pg3": {"weight": 0}})
+        done = apply(inventory, "pgbouncer")
+        assert (done.returncode, databases(lab).read_text()) == (1, before)
+        assert "did not take the file: it is as it was" in done.stderr
+        assert "alias postgres_ro" in done.stderr
+        refused = databases(lab).with_name("databases.ini.previous").read_text()
+        main.write_text(main.read_text().removeprefix("this is no setting\n"))
+        assert apply(inventory, "pgbouncer").returncode == 0
+        assert databases(lab).read_text() == refused != before
+
+
+def test_where_writes_are_lost_the_new_file_stays_though_no_pgbouncer_takes_it_yet(lab: Lab) -> None:
+    with pooled(lab) as (inventory, (port,)):
         main = databases(lab).with_name("pgbouncer.ini")
         main.write_text("this is no setting\n" + main.read_text())
         promoted(lab)
         done = apply(inventory, "pgbouncer")
-        assert (done.returncode, databases(lab).read_text()) == (1, before)
         wanted = f"alias postgres has port {lab.nodes['pg1'].port}, not {lab.nodes['pg2'].port}"
-        assert wanted in done.stderr
+        assert (done.returncode, wanted in done.stderr) == (4, True)
         main.write_text(main.read_text().removeprefix("this is no setting\n"))
         assert apply(inventory, "pgbouncer").returncode == 0
         assert node_at(lab, port) == "pg2"
+
+
+KEPT = ("* = host=10.9.9.9 port=5432", "mine = host=10.9.9.9 port=5432,5433 dbname=mine")
+
+
+def test_aliases_that_are_kept_as_they_are_do_not_undo_a_failover(lab: Lab) -> None:
+    with pooled(lab) as (inventory, (port,)):
+        text = databases(lab).read_text()
+        databases(lab).write_text(text + "".join(f"{line}\n" for line in KEPT))
+        promoted(lab)
+        done = apply(inventory, "pgbouncer")
+        assert (done.returncode, node_at(lab, port)) == (0, "pg2"), done.stderr
+        assert [line in databases(lab).read_text().splitlines() for line in KEPT] == [True, True]
+
+
+@pytest.mark.parametrize("pool_mode", ["session", "transaction"])
+def test_clients_of_a_pgbouncer_that_was_away_at_the_failover_are_let_go_later(
+    lab: Lab, pool_mode: str
+) -> None:
+    with (
+        pooled(lab, pool_mode=pool_mode) as (inventory, (port,)),
+        closing(psycopg.connect(host="127.0.0.1", port=port, user="postgres")) as client,
+    ):
+        where = "SELECT current_setting('port')::int"
+        assert client.execute(where).fetchone() == (lab.nodes["pg1"].port,)
+        if pool_mode == "session":
+            client.commit()
+        ask_node(lab, "pg2", "SELECT pg_promote()", "CHECKPOINT")  # pg1 lives on
+        done = replctl("render-pgbouncer", "--out", str(databases(lab)), env=environment(inventory))
+        assert done.returncode == 0, done.stderr
+        with closing(psycopg.connect(console(port), autocommit=True)) as connection:
+            connection.execute("RELOAD")  # as one that was frozen does when it goes on
+        assert (leads_to(port), client.execute(where).fetchone()) == (
+            at(lab, "pg2"),
+            (lab.nodes["pg1"].port,),
+        )
+        done = apply(inventory, "pgbouncer", "--offline")  # two primaries answer: the file has the writer
+        assert (done.returncode, "clients of postgres ended" in done.stderr) == (0, True)
+        with pytest.raises(psycopg.OperationalError):
+            client.execute(where)
+        assert node_at(lab, port) == "pg2"
+
+
+def test_a_transaction_at_the_right_primary_outlives_reconnect(lab: Lab) -> None:
+    with (
+        pooled(lab) as (inventory, (port,)),
+        closing(psycopg.connect(host="127.0.0.1", port=port, user="postgres")) as client,
+    ):
+        client.execute("SELECT 1")
+        with closing(psycopg.connect(console(port), autocommit=True)) as connection:
+            connection.execute("RECONNECT")
+        assert apply(inventory, "pgbouncer").returncode == 0
+        client.execute("SELECT 1")
 
 
 def test_where_writes_are_lost_one_pgbouncer_that_does_not_take_it_stops_no_other(lab: Lab) -> None:
@@ -253,7 +319,9 @@ def config(lab: Lab) -> Path:
 
 
 @contextmanager
-def balanced(lab: Lab, program: str | None = None, **keys: Any) -> Iterator[tuple[Path, int, int, str]]:
+def balanced(
+    lab: Lab, nodes: dict[str, dict[str, Any]] | None = None, **keys: Any
+) -> Iterator[tuple[Path, int, int, str]]:
     """HAProxy with a file that was rendered for it; the inventory, its ports for writing and reading."""
     caught_up(lab)
     rw, ro = free_ports(2)
@@ -267,11 +335,24 @@ def balanced(lab: Lab, program: str | None = None, **keys: Any) -> Iterator[tupl
         **CHECKS,
         **keys,
     }
-    inventory = write_inventory(lab, haproxy=table)
+    inventory = write_inventory(lab, haproxy=table, nodes=nodes)
     done = replctl("render-haproxy", "--out", str(config(lab)), env=environment(inventory))
     assert done.returncode == 0, done.stderr
     with haproxy(config(lab), rw, ro):
+        wait_until(Path(door).exists, "its socket is there")  # after the ports
         yield inventory, rw, ro, door
+
+
+def changed(inventory: Path, old: str, new: str) -> Path:
+    """The inventory with other words."""
+    text = inventory.read_text()
+    assert old in text
+    inventory.write_text(text.replace(old, new))
+    return inventory
+
+
+def writers(door: str) -> set[str]:
+    return {name for name in enabled(door) if name.startswith("lab_rw/")}
 
 
 def enabled(door: str) -> set[str]:
@@ -297,6 +378,82 @@ def test_a_new_primary_reaches_haproxy_without_a_reload(lab: Lab) -> None:
             0,
             f"replctl: {config(lab)} is as it should be, and so is what runs\n",
         )
+
+
+def test_who_comes_back_at_once_when_the_old_writer_s_sessions_end_is_at_the_new_one(lab: Lab) -> None:
+    found: list[str | None] = []
+
+    def hold(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as held:
+            held.recv(1)  # it sends nothing: only the end comes
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as again:
+            again.sendall(bytes.fromhex("0000000804d2162f"))  # a wish for TLS: any server answers it
+            found.append(again.recv(1).decode() or None)
+
+    with balanced(lab) as (inventory, rw, _ro, door):
+        holders = [threading.Thread(target=hold, args=(rw,)) for _ in range(8)]
+        for holder in holders:
+            holder.start()
+        at_pg1 = re.compile("^lab_rw,pg1,[^,]*,[^,]*,8,", re.MULTILINE)
+        wait_until(lambda: at_pg1.search(runtime.ask(door, "show stat")), "all are there")
+        ask_node(lab, "pg2", "SELECT pg_promote()", "CHECKPOINT")
+        done = apply(inventory, "haproxy")
+        for holder in holders:
+            holder.join(20)
+        assert (done.returncode, found) == (0, ["N"] * 8)
+
+
+@pytest.mark.parametrize("keys", [{}, {"reload": ["/bin/false"]}], ids=["no reload", "one that fails"])
+def test_a_change_that_needs_a_reload_does_not_hold_up_writes_after_a_failover(
+    lab: Lab, keys: dict[str, Any]
+) -> None:
+    with balanced(lab, **keys) as (inventory, rw, _ro, door):
+        ask_node(lab, "pg2", "SELECT pg_promote()", "CHECKPOINT")  # pg1 is alive
+        done = apply(changed(inventory, 'name = "pg3"', 'name = "pg4"'), "haproxy")
+        assert (done.returncode, "lab_rw/pg4 is not there" in done.stderr) == (4, True)
+        assert (writers(door), node_at(lab, rw)) == ({"lab_rw/pg2"}, "pg2")
+        assert "pg4" in config(lab).read_text()
+
+
+def test_a_haproxy_that_was_away_at_the_failover_is_moved_before_any_reload(lab: Lab) -> None:
+    with balanced(lab) as (inventory, rw, _ro, door):
+        changed(inventory, 'name = "pg3"', 'name = "pg4"')
+        promoted(lab)
+        done = replctl("render-haproxy", "--out", str(config(lab)), env=environment(inventory))
+        assert (done.returncode, writers(door)) == (0, {"lab_rw/pg1"})
+        late = apply(inventory, "haproxy")
+        assert (late.returncode, writers(door), node_at(lab, rw)) == (4, {"lab_rw/pg2"}, "pg2")
+
+
+def test_after_a_failover_haproxy_is_moved_though_its_file_cannot_be_written(
+    lab: Lab, tmp_path: Path
+) -> None:
+    program = tmp_path / "run"
+    program.write_text('#!/bin/sh\n[ "$1" != tee ] || { echo no room >&2; exit 1; }\nexec "$@"\n')
+    program.chmod(0o755)
+    with balanced(lab, run=[str(program)]) as (inventory, rw, _ro, door):
+        before = config(lab).read_text()
+        promoted(lab)
+        done = apply(inventory, "haproxy")
+        assert (done.returncode, config(lab).read_text()) == (4, before)
+        assert "tee failed: no room" in done.stderr
+        assert (writers(door), node_at(lab, rw)) == ({"lab_rw/pg2"}, "pg2")
+
+
+def test_a_file_that_somebody_broke_is_mended(lab: Lab) -> None:
+    with balanced(lab, reload=["/bin/true"]) as (inventory, _rw, _ro, door):
+        before = config(lab).read_text()
+        config(lab).write_text(before.replace("check weight 100", "check weight"))
+        done = apply(inventory, "haproxy")
+        assert (done.returncode, config(lab).read_text(), writers(door)) == (0, before, {"lab_rw/pg1"})
+
+
+def test_an_address_is_the_same_however_it_is_written(lab: Lab) -> None:
+    nodes = {"pg3": {"client_host": "2001:DB8:0::2"}}
+    with balanced(lab, nodes) as (inventory, _rw, _ro, door):
+        runtime.ask(door, "set server lab_ro/pg2 weight 7")
+        done = apply(inventory, "haproxy")
+        assert (done.returncode, "lab_ro/pg2 has weight 7, not 100: mended" in done.stderr) == (0, True)
 
 
 def test_a_state_that_was_set_by_hand_is_mended_and_said(lab: Lab) -> None:
@@ -329,9 +486,9 @@ def test_a_change_of_structure_needs_a_reload_and_has_it_only_where_one_is_confi
         fails = apply(write_inventory(lab, haproxy={**table, "reload": ["/bin/false"]}), "haproxy")
         assert (fails.returncode, config(lab).read_text()) == (1, before)
         assert "the reload command /bin/false: exit code 1" in fails.stderr
-        took = apply(write_inventory(lab, haproxy={**table, "reload": ["/bin/true"]}), "haproxy")
-        assert took.returncode == 0, took.stderr
-        assert "fall 5" in config(lab).read_text()
+        lies = apply(write_inventory(lab, haproxy={**table, "reload": ["/bin/true"]}), "haproxy")
+        assert (lies.returncode, config(lab).read_text()) == (1, before)
+        assert "the reload made no new process" in lies.stderr
 
 
 def test_a_file_that_haproxy_refuses_is_not_written(lab: Lab) -> None:

@@ -26,6 +26,7 @@ import yaml
 
 from replctl.lab.account import Account, server_account
 from replctl.lab.ports import Reservation
+from tests.live.everybody import open_to_all
 from tests.live.servers import SERVERS
 from tests.promtool import accept_rules, promtool
 from tests.support import ROOT, need, replctl, run, wait_until
@@ -56,6 +57,7 @@ class Nodes:
             "NODE_PEERS": " ".join(peers),
             "NODE_MEMBERS": " ".join(NAMES),
             "NODE_FIRST": "yes" if name == "pg1" else "no",
+            "NODE_FOUND_S": "1",
             "NODE_PORT": str(self.ports[name]),
             "NODE_DATA": str(self.directory / name / "volume"),
             "NODE_RUN": str(self.directory / name / "run"),
@@ -66,7 +68,7 @@ class Nodes:
         }
         with (self.directory / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
-                ["/bin/sh", str(DEPLOY / "node.sh")],
+                ["/bin/sh", str(self.directory / "deploy" / "node.sh")],
                 cwd=self.directory,
                 env=env,
                 stdin=subprocess.DEVNULL,
@@ -150,6 +152,8 @@ def nodes() -> Iterator[Nodes]:
     with tempfile.TemporaryDirectory(prefix="rc-") as name:
         directory = Path(name)
         directory.chmod(0o755)
+        shutil.copytree(DEPLOY, directory / "deploy", ignore=shutil.ignore_patterns("secrets"))
+        open_to_all(directory / "deploy")  # the checkout may be where others cannot enter
         subprocess.run([DEPLOY / "make-secrets.sh", directory / "secrets"], check=True, timeout=10)
         (directory / "secrets").chmod(0o755)  # what Docker, as root, passes by
         (directory / "grants.sql").write_text(grants(MAJOR))
@@ -204,6 +208,43 @@ def test_the_nodes_make_a_cluster_that_always_has_one_primary(nodes: Nodes) -> N
     assert nodes.ask("pg2", "SELECT sum(x) FROM kept", user="app") == 3
     assert "another node has been promoted" in nodes.log("pg1")
     wait_until(lambda: nodes.ask("pg1", "SELECT sum(x) FROM kept", user="app") == 3, "pg1 has it all")
+    an_emptied_first_node_waits_for_the_others(nodes)
+    nobody_follows_another_cluster(nodes)
+
+
+def an_emptied_first_node_waits_for_the_others(nodes: Nodes) -> None:
+    """Everything starts again, and pg1, which is up before anybody answers, has lost its volume."""
+    stop_all(nodes)
+    shutil.rmtree(nodes.data("pg1"))
+    nodes.start("pg1", NODE_FOUND_S="20")
+    wait_until(lambda: nodes.log("pg1").rstrip().endswith("waiting for the other nodes"), "pg1 waits")
+    for name in ("pg2", "pg3"):
+        nodes.start(name)
+    nodes.wait_cluster("pg2")
+    assert nodes.log("pg1").count("making a new cluster") == 2  # one was interrupted
+    assert nodes.ask("pg1", "SELECT sum(x) FROM kept", user="app") == 3
+
+
+def nobody_follows_another_cluster(nodes: Nodes) -> None:
+    """pg1 alone is started without its volume: by its timeline it would be an old primary's elder brother."""
+    stop_all(nodes)
+    shutil.rmtree(nodes.data("pg1"))
+    nodes.start("pg1")
+    wait_until(lambda: nodes.answers("pg1"), "pg1 has a new cluster")
+    for name in ("pg3", "pg2"):
+        nodes.start(name)
+    wait_until(lambda: nodes.answers("pg2"), "pg2 is the primary")
+    wait_until(lambda: nodes.followers("pg2") == "pg3 streaming quorum", "pg3 follows pg2")
+    assert "a node of another cluster answers and is ignored" in nodes.log("pg2")
+    assert nodes.ask("pg2", "SELECT sum(x) FROM kept", user="app") == 3
+    nodes.stop("pg1")
+    nodes.start("pg1")
+    wait_until(lambda: "a node of another cluster answers and is ignored" in nodes.log("pg1"), "pg1 says so")
+
+
+def stop_all(nodes: Nodes) -> None:
+    for name in ("pg3", "pg1", "pg2"):
+        nodes.stop(name)
 
 
 def a_replica_waits_and_an_interrupted_start_is_begun_again(nodes: Nodes) -> None:
@@ -252,7 +293,7 @@ def the_proxies_begin_with_what_configure_writes(nodes: Nodes) -> None:
     scratch = nodes.directory / "pg1" / "run"
     supervisor = scratch / "supervisor.sock"
     commands = (
-        [str(DEPLOY / "pgbouncer.sh")],
+        [str(nodes.directory / "deploy" / "pgbouncer.sh")],
         [
             str(haproxy),
             "-W",

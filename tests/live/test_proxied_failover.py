@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 
 from replctl.lab import Lab
+from replctl.render.rendered import facts_of
 from tests.live.clients import Clients, prepare
 from tests.live.failover_support import (
     GRACES,
     Auto,
+    ask,
     behind,
+    configure,
     environment,
     fail_over,
     network,
@@ -127,6 +130,64 @@ def test_clients_go_on_at_the_new_primary_and_no_acknowledged_write_is_lost(
     assert (first_s < limit_s, last_s < 2 * limit_s) == (True, True)
 
 
+# ---- a failover that was interrupted after the promotion
+
+
+def half_done(lab: Lab) -> None:
+    """pg2 is promoted, and nothing else: pg3 still follows pg1."""
+    lab.kill("pg1")
+    configure(lab, "pg2", synchronous_standby_names="")
+    ask(lab, "pg2", "SELECT pg_promote()")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_controller_that_finishes_a_failover_moves_the_proxies_too(lab: Lab, way: str) -> None:
+    with WAYS[way](lab, failover=GRACES) as (inventory, port):
+        assert node_at(lab, port) == "pg1"
+        half_done(lab)
+        with Auto(inventory) as auto:
+            auto.wait_for("failover", "finishing what was left: pg2 is the primary", limit_s=40)
+            auto.wait_for("done")
+            assert len(auto.events("proxy", "writes go to pg2")) == 1
+        wait_until(lambda: node_at(lab, port) == "pg2", "clients reach pg2", limit_s=20)
+
+
+def test_a_failover_that_is_finished_by_hand_moves_the_proxies_too(lab: Lab) -> None:
+    with direct(lab) as (inventory, port):
+        half_done(lab)
+        done = fail_over(inventory)
+        assert done.returncode == 0, done.stderr
+        assert f"writes go to pg2: {beside(lab, 'databases.ini')} is written" in done.stdout
+        assert node_at(lab, port) == "pg2"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_controller_that_is_started_moves_proxies_that_were_left_at_the_old_primary(
+    lab: Lab, way: str
+) -> None:
+    with WAYS[way](lab, failover=GRACES) as (inventory, port):
+        text = inventory.read_text()
+        write_inventory(lab, failover=GRACES)  # without proxies: as a run that was killed before it told them
+        lab.kill("pg1")
+        assert fail_over(inventory).returncode == 0
+        inventory.write_text(text)
+        once = fail_over(inventory, "--auto", "--once")
+        assert (once.returncode, "writes go to pg2" in once.stdout) == (0, True), once.stderr
+        wait_until(lambda: node_at(lab, port) == "pg2", "clients reach pg2", limit_s=20)
+        assert fail_over(inventory, "--auto", "--once").stdout == ""
+
+
+def test_a_decision_of_once_that_a_proxy_did_not_follow_is_done_in_part(lab: Lab) -> None:
+    (port,) = free_ports(1)
+    databases = beside(lab, "databases.ini")
+    keys = {"databases": ["postgres"], "version": "1.18", "file": str(databases), "admin": [console(port)]}
+    inventory = write_inventory(lab, pgbouncer=keys, failover=GRACES)
+    lab.kill("pg1")
+    done = fail_over(inventory, "--auto", "--once")
+    assert (done.returncode, lab.primary()) == (4, "pg2")
+    assert f"proxy_failed: the PgBouncer at 127.0.0.1:{port} does not answer" in done.stdout
+
+
 # ---- failover by hand
 
 
@@ -138,6 +199,12 @@ def test_a_failover_by_hand_moves_writes_and_says_so(lab: Lab) -> None:
         assert done.returncode == 0, done.stderr
         assert f"writes go to pg2: {beside(lab, 'databases.ini')} is written" in done.stdout
         assert node_at(lab, port) == "pg2"
+        text = beside(lab, "databases.ini").read_text()
+        tenure = facts_of(text).tenure
+        assert tenure is not None and (tenure.writer, tenure.timeline) == ("pg2", 2)
+        # What a look sees is what the failover knew: nothing is left to write but who reads.
+        done = replctl("render-pgbouncer", "--check", env=environment(inventory))
+        assert "writes go" not in "".join(line for line in done.stdout.splitlines() if line[:1] in "+-")
 
 
 def test_a_proxy_that_does_not_take_it_fails_no_failover_and_is_said(lab: Lab) -> None:

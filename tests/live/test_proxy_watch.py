@@ -20,13 +20,14 @@ from replctl.errors import RefusedError
 from replctl.inventory import load_one
 from replctl.lab import Lab
 from replctl.proxies import runtime
-from replctl.proxies.pgbouncer import writes_held
+from replctl.proxies.holding import writes_held
 from replctl.proxies.roles import Wish, apply, targets
 from replctl.render.placement import from_inventory
 from tests.live.clients import Clients, prepare
 from tests.live.failover_support import ask, configure, environment, value, write_inventory
 from tests.live.proxies import answering, free_ports, haproxy, node_at, pgbouncer
 from tests.live.test_apply import CHECKS, console, enabled, leads_to, shown
+from tests.live.test_failover_controller import notified, until_message
 from tests.live.test_proxied_failover import beside, chain, direct, rendered
 from tests.live.test_render import caught_up
 from tests.support import ROOT, wait_until
@@ -91,7 +92,7 @@ def test_a_transaction_that_does_not_end_stops_a_switch_and_nobody_stays_paused(
 def test_a_signal_in_the_midst_of_a_switch_resumes_what_was_paused(lab: Lab) -> None:
     program = (
         "import asyncio, sys\n"
-        "from replctl.proxies.pgbouncer import writes_held\n"
+        "from replctl.proxies.holding import writes_held\n"
         "async def main():\n"
         "    async with writes_held((sys.argv[1],), ['postgres'], 5):\n"
         "        print('held', flush=True)\n"
@@ -223,6 +224,35 @@ def test_what_somebody_changes_by_hand_is_changed_back_and_said_and_the_file_is_
         assert "lab_rw/pg1" in enabled(door)
         assert (config.stat().st_ino, config.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert len(watch.lines) == 1
+
+
+def test_systemd_is_told_when_it_is_ready_what_it_did_and_that_it_lives(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with direct(lab) as (inventory, _), notified(lab.directory.parent) as (receiver, path):
+        monkeypatch.setenv("NOTIFY_SOCKET", path)
+        monkeypatch.setenv("WATCHDOG_USEC", "400000")
+        with Watch(inventory, "pgbouncer"):
+            until_message(receiver, "READY=1")
+            until_message(receiver, "WATCHDOG=1")
+            lab.kill("pg1")
+            ask(lab, "pg2", "SELECT pg_promote()")
+            until_message(receiver, "STATUS=writes to pg2")
+            until_message(receiver, "WATCHDOG=1")
+        until_message(receiver, "STOPPING=1")
+
+
+def test_systemd_is_told_that_it_is_ready_while_a_proxy_is_down(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (port,) = free_ports(1)
+    keys = {"databases": ["postgres"], "version": "1.18", "file": str(beside(lab, "databases.ini"))}
+    inventory = write_inventory(lab, pgbouncer={**keys, "admin": [console(port)]})
+    with notified(lab.directory.parent) as (receiver, path):
+        monkeypatch.setenv("NOTIFY_SOCKET", path)
+        with Watch(inventory, "pgbouncer"):
+            before = until_message(receiver, "READY=1")
+    assert f"STATUS=the PgBouncer at 127.0.0.1:{port} does not answer" in before[1]
 
 
 def test_a_proxy_that_is_down_is_tried_again_and_said_once(lab: Lab) -> None:

@@ -15,7 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,13 +23,13 @@ import pytest
 
 from replctl.lab import Lab
 from replctl.render import systemd
+from tests.live.everybody import NOBODY, program, unprivileged
 from tests.live.failover_support import GRACES, value, write_inventory
 from tests.live.proxies import free_ports
-from tests.support import ROOT, need, replctl, wait_until
+from tests.support import need, replctl, wait_until
 
 pytestmark = [pytest.mark.live, pytest.mark.lab(sync="ANY 1")]
 
-NOBODY = 65534
 # ProtectSystem=strict in short: all is read-only but what was bound onto itself before. Then, where the
 # kernel knows it (6.3), PR_SET_MDWE stands for MemoryDenyWriteExecute=yes.
 READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,bind,ro / && shift && exec "$@"'
@@ -38,34 +38,22 @@ CONFINED = (
 )
 
 
+@pytest.fixture(scope="module")
+def command() -> Iterator[str]:
+    """A replctl that an unprivileged user can run."""
+    with tempfile.TemporaryDirectory(prefix="replctl-test-") as name:
+        Path(name).chmod(0o755)
+        yield str(program(Path(name)))
+
+
 @pytest.fixture
-def units(lab: Lab) -> dict[str, str]:
-    """The text of each unit, made for a program that an unprivileged user can run."""
+def units(lab: Lab, command: str) -> dict[str, str]:
+    """The text of each unit."""
     inventory = write_inventory(lab, failover=GRACES)
-    done = replctl("render-systemd", "-i", str(inventory), "--program", str(program(lab.directory.parent)))
+    done = replctl("render-systemd", "-i", str(inventory), "--program", command)
     assert done.returncode == 0, done.stderr
     parts = re.split(r"^# /etc/systemd/system/(\S+)\n", done.stdout, flags=re.MULTILINE)[1:]
     return dict(zip(parts[::2], parts[1::2], strict=True))
-
-
-def program(directory: Path) -> Path:
-    """A replctl with an interpreter that may be run by everybody: ours may stand in a home."""
-    paths = [str(ROOT), *(path for path in sys.path if path.endswith("site-packages"))]
-    for python in (sys.executable, "/usr/bin/python3"):
-        script = directory / "replctl"
-        script.write_text(f'#!/bin/sh\nPYTHONPATH={":".join(paths)} exec {python} -B -m replctl "$@"\n')
-        script.chmod(0o755)
-        done = subprocess.run([*unprivileged(), str(script), "--version"], capture_output=True, timeout=20)
-        if done.returncode == 0:
-            return script
-    need("an interpreter that every user may run", None, "install Python outside of a home")
-    raise AssertionError
-
-
-def unprivileged() -> list[str]:
-    """Words before a command that take away what NoNewPrivileges and CapabilityBoundingSet do."""
-    who = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--bounding-set=-all"]
-    return ["setpriv", "--no-new-privs", *(who if os.geteuid() == 0 else ())]
 
 
 @contextlib.contextmanager

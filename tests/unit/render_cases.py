@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from replctl.inventory import Inventory, parse
 from replctl.render import haproxy, pgbouncer
 from replctl.render.placement import Placement, from_inventory
-from replctl.render.rendered import Rendered
+from replctl.render.rendered import Rendered, Tenure
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 FILE = Path("orders.toml")
@@ -108,7 +108,15 @@ old_ro = host=10.0.0.2,10.0.0.9 port=5432 dbname=old
 metrics = host=10.9.0.1 port=5433 dbname=grafana connect_query='SET x = ''y'''
 """
 
+
+def seen(given: Inventory) -> Placement:
+    """Roles of a look, at which the writer's timeline showed."""
+    tenure = Tenure(writer="pg1", timeline=3, system="0a1b2c3d4e")
+    return replace(from_inventory(given.settings, "pg1"), tenure=tenure)
+
+
 PGBOUNCER: dict[str, Case] = {
+    "seen-1.18": Case(roles=seen),
     "plain-1.18": Case(tables={"pgbouncer": {"databases": ["app", "bills"]}}),
     "plain-1.24": Case(options={"version": "1.24"}),
     "names-1.18": Case(tables={"pgbouncer": {"write_alias": "{database}.rw", "read_alias": "{database}.ro"}}),
@@ -134,9 +142,19 @@ PGBOUNCER: dict[str, Case] = {
     "kept-1.18": Case(options={"present": KEPT}),
 }
 HAPROXY: dict[str, Case] = {
+    "seen-2.6": Case(roles=seen),
     "plain-2.6": Case(),
     "plain-3.1": Case(options={"version": "3.1"}),
     "socket-2.6": Case(tables={"haproxy": {"stats_socket": "/run/haproxy/admin.sock", "maxconn": 100}}),
+    "group-2.6": Case(
+        tables={
+            "haproxy": {
+                "stats_socket": "/run/haproxy/admin.sock",
+                "stats_group": "daemon",  # HAProxy looks it up
+                "hard_stop_after_s": 1.5,
+            }
+        }
+    ),
     "fragment-2.6": Case(options={"fragment": True}),
     "sql-2.6": Case(tables={"haproxy": {"check": "sql", "check_user": "haproxy_check"}}),
     "http-2.6": Case(tables={"haproxy": {"check": "http", "check_interval_s": "500ms"}}),

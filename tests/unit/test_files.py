@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ import pytest
 from replctl.errors import ReplctlError
 from replctl.files import LIMIT_BYTES, Replaced, previous_of, read, replace
 from tests.support import need
+
+NOBODY = 65534
 
 
 def names(folder: Path) -> list[str]:
@@ -49,6 +53,47 @@ def test_the_owner_is_kept(tmp_path: Path) -> None:
     replace(path, "two\n")
     for found in (path.stat(), previous_of(path).stat()):
         assert (found.st_uid, found.st_gid) == (12345, 12346)
+
+
+def test_somebody_else_s_file_is_left_and_the_way_out_is_said() -> None:
+    need("root", os.geteuid() == 0, "run it as root")
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        path = Path(name) / "x.cfg"
+        path.write_text("one\n")
+
+        assert as_nobody(lambda: replace(path, "two\n")) == (
+            f"{path} cannot be written: Operation not permitted\n"
+            "its owner is kept, which only its owner can do: chown it to who runs this"
+        )
+        assert (path.read_text(), names(Path(name))) == ("one\n", ["x.cfg"])
+        os.chown(path, NOBODY, NOBODY)
+        assert as_nobody(lambda: replace(path, "two\n")) == ""
+        assert (path.read_text(), path.stat().st_uid) == ("two\n", NOBODY)
+
+
+def as_nobody(work: Callable[[], object]) -> str:
+    """What a user without rights is told by an error; empty where there is none."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        said = ""
+        try:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            work()
+        except ReplctlError as error:
+            said = f"{error}\n{error.hint}"
+        except BaseException as error:
+            said = repr(error)
+        os.write(writing, said.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        said = told.read()
+    os.waitpid(child, 0)
+    return said
 
 
 def test_a_file_that_is_right_already_is_not_touched(tmp_path: Path) -> None:

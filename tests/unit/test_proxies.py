@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from replctl.errors import RefusedError, ReplctlError
 from replctl.inventory import load
-from replctl.proxies.haproxy import skeleton
-from replctl.proxies.pgbouncer import checked, differences
-from replctl.proxies.places import Place
+from replctl.proxies.aliases import checked, differences
+from replctl.proxies.places import Moved, Place
 from replctl.proxies.roles import Wish, after_promotion, targets
 from replctl.proxies.trial import try_haproxy, try_pgbouncer
 from replctl.proxies.userlist import broken_line, check_userlist
@@ -110,6 +110,34 @@ def test_a_file_on_another_machine_is_replaced_by_plain_commands(tmp_path: Path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["databases.ini.previous"]
 
 
+def test_two_who_write_to_another_machine_at_once_never_mix_their_texts(tmp_path: Path) -> None:
+    place, texts = Place(path=tmp_path / "x", run=("env", "--")), [letter * 300_000 for letter in "ab"]
+    place.write(texts[0])
+    seen: list[str | None] = []
+
+    def write(text: str) -> None:
+        for _ in range(15):
+            place.write(text)
+            seen.append(place.read())
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(write, text) for text in texts]:
+            done.result(60)
+    assert set(seen) <= set(texts)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x", "x.previous"]
+
+
+def test_what_somebody_writes_meanwhile_on_another_machine_stays(tmp_path: Path) -> None:
+    path, program = tmp_path / "x", tmp_path / "run"
+    program.write_text(f'#!/bin/sh\n[ "$1" != sync ] || echo theirs >{path}\nexec "$@"\n')
+    program.chmod(0o755)
+    path.write_text("before\n")
+    with pytest.raises(Moved):
+        Place(path=path, run=(str(program),)).replace("before\n", "ours\n")
+    assert path.read_text() == "theirs\n"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "x"]
+
+
 def test_a_machine_that_is_not_reached_is_said(tmp_path: Path) -> None:
     with pytest.raises(ReplctlError, match="is not reached"):
         Place(path=tmp_path / "x", run=("/nonexistent/ssh",)).read()
@@ -169,13 +197,6 @@ def test_differences_name_the_alias_and_both_values() -> None:
         "alias app has host 10.0.0.2, not 10.0.0.1",
         "alias b is not there",
     ]
-
-
-def test_states_and_weights_are_no_structure() -> None:
-    text = "# a\nlisten x\n    server a 10.0.0.1:5432 check weight 100 disabled\n"
-    other = "# b\nlisten x\n    server a 10.0.0.1:5432 check weight 7\n"
-    assert skeleton(text) == skeleton(other) == ["listen x", "server a 10.0.0.1:5432 check"]
-    assert skeleton(other.replace(" weight 7", " weight 7 backup")) != skeleton(other)
 
 
 @pytest.mark.parametrize("name", ['a"b', "a b", "a;b", "", "a\nb", "ä" * 40, "x" * 64])

@@ -90,6 +90,25 @@ def test_offline_the_writer_of_the_file_stays_whoever_is_the_first_node(
     assert (kept.returncode, out.read_text()) == (0, before)
 
 
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_the_version_and_the_zone_of_the_file_stay_until_others_are_said(proxy: str, tmp_path: Path) -> None:
+    nodes = [{**node, "zone": zone} for node, zone in zip(PLAIN["nodes"], "abc", strict=True)]
+    inventory = write(tmp_path, nodes=nodes, routing={"policy": "zone"})
+    out, newer = tmp_path / "x.conf", "1.25" if proxy == "pgbouncer" else "3.1"
+    options = ["--offline", "--out", str(out)]
+    assert render(proxy, inventory, *options, f"--{proxy}-version", newer, "--zone", "b").returncode == 0
+    before = out.read_text()
+    assert before.splitlines()[1].endswith(f" {newer}; zone b")
+
+    assert render(proxy, inventory, *options, "--check").returncode == 0
+    assert render(proxy, inventory, *options).returncode == 0
+    assert out.read_text() == before
+    assert render(proxy, inventory, *options, "--zone", "").returncode == 0
+    assert out.read_text().splitlines()[1].endswith(f" {newer}")
+    odd = render(proxy, inventory, *options, "--zone", "b;c")
+    assert (odd.returncode, "--zone" in odd.stderr) == (2, True)
+
+
 def test_offline_with_role_checks_no_writer_need_be_known(tmp_path: Path) -> None:
     inventory = write(tmp_path, haproxy={"write_role_checks": True})
     out = str(tmp_path / "x.conf")
@@ -194,11 +213,7 @@ def test_what_cannot_be_meant_is_refused(proxy: str, inventory: Path, tmp_path: 
     cases = {
         ("--primary", "pg1"): "--primary goes with --offline",
         ("--offline", "--primary", "pg9"): "no node 'pg9' in the inventory",
-        (
-            "--offline",
-            *version(proxy)[:1],
-            "1.2\n3",
-        ): f"{inventory} has values that cannot go into a rendered",
+        ("--offline", *version(proxy)[:1], "1.2\n3"): "'1.2\\n3' is not a version",
         ("--offline", *version(proxy)[:1], "0.1"): f"{inventory} has values that cannot go into a rendered",
     }
     for options, told in cases.items():
@@ -251,3 +266,66 @@ def test_a_proxy_that_accepts_and_says_nothing_is_waited_for_a_limited_time() ->
             asyncio.run(console.ask(f"host=127.0.0.1 port={port} user=x", "SHOW VERSION", limit_s=0.3))
         with pytest.raises(ReplctlError, match="does not answer: timed out"):
             runtime.ask(f"127.0.0.1:{port}", "show info", timeout_s=0.3)
+
+
+# ---- what is typed wrong
+
+
+@pytest.mark.parametrize("options", [(), ("--apply",), ("--watch",)])
+def test_an_option_that_is_no_version_is_not_blamed_on_the_inventory(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    inventory = write(tmp_path, haproxy={"file": f"{tmp_path}/h", "sockets": [f"{tmp_path}/s"]})
+
+    done = render("haproxy", inventory, "--haproxy-version", "two", *options)
+
+    assert (done.returncode, done.stderr) == (
+        2,
+        "replctl: 'two' is not a version\nhint: for example 2.8\n",
+    )
+
+
+def test_a_zone_without_a_node_is_warned_of(inventory: Path) -> None:
+    done = render("haproxy", inventory, "--offline", "--primary", "pg1", "--zone", "nix")
+
+    assert (done.returncode, done.stderr) == (
+        0,
+        "replctl: warning: no node is in the zone 'nix'; known: none\n",
+    )
+
+
+@pytest.mark.parametrize("option", ["--apply", "--watch"])
+def test_what_lacks_is_said_with_the_option_that_was_typed(inventory: Path, option: str) -> None:
+    done = render("haproxy", inventory, option)
+
+    assert (done.returncode, done.stderr.partition(":")[2].splitlines()[0]) == (
+        2,
+        f" {option} needs [haproxy] sockets: what a running proxy really does is asked there",
+    )
+
+
+def test_a_file_in_the_place_of_a_socket_is_named_so_and_a_bare_word_is_refused(tmp_path: Path) -> None:
+    config, plain = tmp_path / "h.cfg", tmp_path / "plain"
+    plain.write_text("x\n")
+    inventory = write(tmp_path, haproxy={"file": str(config), "sockets": [str(plain)]})
+    options = ("--apply", "--offline", "--primary", "pg1")
+
+    done, again = render("haproxy", inventory, *options), render("haproxy", inventory, *options)
+    inventory.write_text(inventory.read_text().replace(str(plain), "admin"))
+    word = render("haproxy", inventory, *options)
+
+    why = f"the HAProxy at {plain} does not answer: that is a file, not a socket"
+    assert (done.returncode, why in done.stderr) == (4, True)
+    assert (again.returncode, again.stderr.splitlines()[0]) == (4, f"replctl: {config} is as it should be")
+    assert (word.returncode, 'sockets = ["admin"]' in word.stderr) == (2, True)
+
+
+def test_a_directory_that_is_not_there_is_to_be_made(tmp_path: Path, inventory: Path) -> None:
+    out = tmp_path / "none" / "h.cfg"
+
+    done = render("haproxy", inventory, "--offline", "--primary", "pg1", "--out", str(out))
+
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"replctl: {out} cannot be written: No such file or directory\nhint: make its directory first\n",
+    )

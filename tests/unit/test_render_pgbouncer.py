@@ -11,11 +11,11 @@ from replctl.render import ini, pgbouncer
 from replctl.render.drift import difference
 from replctl.render.host_lists import SLOTS_MAX, slots
 from replctl.render.placement import Placement, Reader, from_inventory, from_snapshot
-from replctl.render.rendered import fingerprint
+from replctl.render.rendered import Tenure, fingerprint
 from tests.unit import proxy_files
 from tests.unit.builders import END, primary, replica, unreachable
 from tests.unit.render_cases import FILE, KEPT, LOOKUP, PGBOUNCER, USERLIST, Case, inventory, same_as_golden
-from tests.unit.routing import MIB, Looks
+from tests.unit.routing import MIB, SYSTEM, Looks
 
 
 def aliases(case: Case) -> dict[str, dict[str, str]]:
@@ -59,6 +59,7 @@ def test_roles_come_from_a_look_by_the_rules_of_routing() -> None:
         readers=(Reader(name="pg1", weight=1), Reader(name="pg3", weight=1)),
         spare=None,
         checkable=frozenset({"pg2"}),
+        tenure=Tenure(writer="pg2", timeline=1, system=SYSTEM),
     )
 
 
@@ -88,7 +89,11 @@ def test_where_no_replica_is_fit_the_policy_decides(
     snapshot = Looks(given.settings).look(*nodes)
 
     assert from_snapshot(given.settings, snapshot) == Placement(
-        writer="pg1", readers=readers, spare=spare, checkable=frozenset({"pg1"})
+        writer="pg1",
+        readers=readers,
+        spare=spare,
+        checkable=frozenset({"pg1"}),
+        tenure=Tenure(writer="pg1", timeline=1, system=SYSTEM),
     )
 
 
@@ -113,7 +118,11 @@ def test_a_lone_primary_serves_reads_too() -> None:
     snapshot = Looks(given.settings).look(primary("pg1"), unreachable("pg2"), unreachable("pg3"))
 
     assert from_snapshot(given.settings, snapshot) == Placement(
-        writer="pg1", readers=(), spare="pg1", checkable=frozenset({"pg1", "pg2", "pg3"})
+        writer="pg1",
+        readers=(),
+        spare="pg1",
+        checkable=frozenset({"pg1", "pg2", "pg3"}),
+        tenure=Tenure(writer="pg1", timeline=1, system=SYSTEM),
     )
 
 
@@ -228,6 +237,14 @@ def test_a_password_of_the_present_file_is_neither_kept_nor_shown() -> None:
 
     assert difference(present, "[databases]\n", "x.ini").splitlines()[-1] == (
         "-x = host=a password=(not shown) port=1"
+    )
+
+
+def test_nothing_of_the_present_file_steers_a_terminal() -> None:
+    present = "[databases]\nx\t= \x1b]0;owned\x07 \x9b2J\u202e\xe4\n"
+
+    assert difference(present, "[databases]\n", "x.ini").splitlines()[-1] == (
+        "-x\t= \\x1b]0;owned\\x07 \\x9b2J\\u202e\xe4"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shlex
 import shutil
@@ -36,8 +37,10 @@ PROXIES = """\
 [pgbouncer]
 databases = ["app"]
 file = "/etc/pgbouncer/data bases.d/orders.ini"
+admin = ["host=10.0.0.5 port=6432 user=replctl"]
 [haproxy]
 file = "/etc/haproxy/haproxy.cfg"
+sockets = ["/run/haproxy/admin.sock"]
 reload = ["systemctl", "reload", "haproxy"]
 """
 
@@ -124,6 +127,58 @@ def test_the_user_is_made_up_unless_the_inventory_needs_a_real_one(
     comments = set(re.findall(r"^# The user replctl has to exist: (.*)\.$", text, re.MULTILINE))
     assert len(comments) == (reason is not None)
     assert all(comment.startswith(reason or "") for comment in comments)
+
+
+def test_a_proxy_that_cannot_be_kept_applied_has_no_unit_and_that_is_said(tmp_path: Path) -> None:
+    more = '[pgbouncer]\ndatabases = ["app"]\nfile = "/etc/pgbouncer/app.ini"\n[haproxy]\n'
+
+    found = render(write(tmp_path, PLAIN + more))
+
+    assert (found.returncode, "--watch" in found.stdout, "ReadWritePaths" in found.stdout) == (
+        0,
+        False,
+        False,
+    )
+    assert "DynamicUser=yes" in found.stdout
+    assert [line for line in found.stderr.splitlines() if "no unit" in line] == [
+        "replctl: warning: [pgbouncer] has no `admin`: no unit for render-pgbouncer --watch; see "
+        "docs/proxies.md",
+        "replctl: warning: [haproxy] has no `file` and `sockets`: no unit for render-haproxy --watch; see "
+        "docs/proxies.md",
+    ]
+
+
+def test_a_file_and_a_socket_that_the_user_may_not_use_are_said(tmp_path: Path) -> None:
+    need("root", os.geteuid() == 0, "run it as root")
+    theirs, own = tmp_path / "haproxy.cfg", tmp_path / "databases.ini"
+    for path in (theirs, own):
+        path.write_text("x")
+    os.chown(own, pwd.getpwnam("daemon").pw_uid, 0)
+    keys = f"""\
+[pgbouncer]
+databases = ["app"]
+file = "{own}"
+admin = ["host=10.0.0.5"]
+[haproxy]
+file = "{theirs}"
+stats_socket = "/run/haproxy/admin.sock"
+sockets = ["/run/haproxy/admin.sock"]
+"""
+    inventory = write(tmp_path, PLAIN + keys)
+
+    found = render(inventory, "--user", "daemon").stderr
+    inventory.write_text(f'{inventory.read_text()}stats_group = "daemon"\n')
+    os.chown(theirs, pwd.getpwnam("daemon").pw_uid, 0)
+    then = render(inventory, "--user", "daemon").stderr
+
+    notes = [
+        f"replctl: warning: {theirs} belongs to root, and only its owner can replace it: "
+        f"chown daemon: {theirs}",
+        "replctl: warning: [haproxy] stats_socket is for the user alone who starts HAProxy; "
+        '`stats_group = "daemon"` lets daemon use it',
+    ]
+    assert [line for line in found.splitlines() if line in notes] == notes
+    assert [line for line in then.splitlines() if "belongs to" in line or "stats_socket" in line] == []
 
 
 def test_a_password_file_of_the_inventory_needs_a_real_user(tmp_path: Path) -> None:
