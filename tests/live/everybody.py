@@ -83,9 +83,9 @@ def _interpreter(place: Path) -> str:
 
 
 def _copy_packages(place: Path) -> None:
-    """The package, and what it needs without any extra."""
+    """The package, and what it and its server need."""
     shutil.copytree(ROOT / "replctl", place / "replctl")
-    for name in _needed("replctl", frozenset()):
+    for name in _needed("replctl", frozenset({"server"})):
         found = distribution(name)
         for part in {file.parts[0] for file in found.files or ()} - {"..", "replctl"}:
             source = Path(str(found.locate_file(part)))
