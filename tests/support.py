@@ -43,6 +43,14 @@ def wait_until(condition: Callable[[], object], what: str, *, limit_s: float = 1
         time.sleep(0.02)
 
 
+def same_as_file(path: Path, text: str) -> None:
+    """Compare with what is expected, which is in a file; with REPLCTL_TEST_REWRITE=1, write that anew."""
+    if os.environ.get("REPLCTL_TEST_REWRITE"):
+        path.write_text(text, encoding="utf-8")
+    expected = path.read_text(encoding="utf-8") if path.exists() else ""
+    assert text == expected, f"{path.name} differs; REPLCTL_TEST_REWRITE=1 writes it anew"
+
+
 def replctl(
     *arguments: str, env: Mapping[str, str] | None = None, limit_s: float = 30.0
 ) -> subprocess.CompletedProcess[str]:

@@ -28,6 +28,14 @@ WatchOption = Annotated[bool, typer.Option("--watch", help="Keep it applied, unt
 DOORS = {"pgbouncer": "admin", "haproxy": "sockets"}
 
 
+def refuse_lone_dry_run(dry_run: bool) -> None:
+    """Raise UsageError where --dry-run was asked for and nothing would be applied."""
+    if dry_run:
+        raise UsageError(
+            "--dry-run goes with --apply", hint="--check compares, and without --out it is printed"
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applying:
     """The options of one run; `wish` = those of `roles.Wish`, in its order."""

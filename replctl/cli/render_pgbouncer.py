@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from replctl.cli.applying import Applying, ApplyOption, DryRunOption, WatchOption
+from replctl.cli.applying import Applying, ApplyOption, DryRunOption, WatchOption, refuse_lone_dry_run
 from replctl.cli.options import ClusterOption, InventoryOption, TimeoutOption, YesOption
 from replctl.cli.render import (
     CheckOption,
@@ -23,7 +23,6 @@ from replctl.cli.render import (
     version_of,
     warn_of_zone,
 )
-from replctl.errors import UsageError
 
 
 def render_pgbouncer(
@@ -78,10 +77,7 @@ def render_pgbouncer(
             timeout=timeout,
         )
         return how.run(found, "pgbouncer")
-    if dry_run:
-        raise UsageError(
-            "--dry-run goes with --apply", hint="--check compares, and without --out it is printed"
-        )
+    refuse_lone_dry_run(dry_run)
     place = place_of(table, out, check=check)
     present = present_text(place, needed=check or out is not None)
     facts = facts_of(present)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
-from replctl.errors import PartialError
+from replctl.errors import PartialError, ReplctlError
 from replctl.proxies.places import Moved, Place
 from replctl.render.rendered import Rendered
 
@@ -54,3 +54,23 @@ class Report:
                 why="; ".join(self.problems),
                 hint="the same command finishes the rest; a proxy that starts reads the file",
             )
+
+
+def raise_not_taken(
+    program: str, place: Place, sentences: list[str], left: list[str], *, look: str = ""
+) -> NoReturn:
+    """Raise why `program` did not take a file that was put back, and with `look` where to look besides.
+
+    PartialError where something is `left` of what was to be taken back.
+    """
+    if left:
+        raise PartialError(
+            f"{program} did not take the file, and is not as it was either",
+            why="; ".join([*sentences, *left]),
+            hint=f"{place} is the one before{look}",
+        )
+    raise ReplctlError(
+        f"{program} did not take the file: it is as it was, in every one",
+        why="; ".join(sentences),
+        hint=f"what was refused is {place.path.name}.previous{look}",
+    )

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
-from replctl.errors import PartialError, RefusedError, ReplctlError
-from replctl.proxies.changes import Change, Report
+from replctl.errors import RefusedError, ReplctlError
+from replctl.proxies.changes import Change, Report, raise_not_taken
 from replctl.proxies.places import Moved
 from replctl.proxies.reloading import Worker, needs_reload, not_taken, reload, stale, worker_at
 from replctl.proxies.runtime import ask, ask_version
@@ -268,14 +268,4 @@ async def _settle(
             continue
         other = ["/".join(key) for key, was in seen.items() if key not in now or not like(was, now[key])]
         problems += [f"{named(door)}: {', '.join(other)} not as before"] if other else []
-    if problems:
-        raise PartialError(
-            "HAProxy did not take the file, and is not as it was either",
-            why="; ".join([*sentences, *problems]),
-            hint=f"{change.place} is the one before",
-        )
-    raise ReplctlError(
-        "HAProxy did not take the file: it is as it was, in every one",
-        why="; ".join(sentences),
-        hint=f"what was refused is {change.place.path.name}.previous",
-    )
+    raise_not_taken("HAProxy", change.place, sentences, problems)

@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from replctl.errors import PartialError, RefusedError, ReplctlError
+from replctl.errors import RefusedError, ReplctlError
 from replctl.proxies.aliases import Rows, databases, differences, moved_aliases, named
-from replctl.proxies.changes import Change, Report
+from replctl.proxies.changes import Change, Report, raise_not_taken
 from replctl.proxies.console import ask, version_of
 from replctl.proxies.going_on import go_on
 from replctl.proxies.own_settings import settings_apart
@@ -182,17 +182,7 @@ async def _settle(
     await asyncio.to_thread(change.place.put_back, change.present)
     again = await asyncio.gather(*(_restored(door, running[door]) for door in apart))
     left = [sentence for sentence in again if sentence]
-    if left:
-        raise PartialError(
-            "PgBouncer did not take the file, and is not as it was either",
-            why="; ".join([*sentences, *left]),
-            hint=f"{change.place} is the one before; its log has the line",
-        )
-    raise ReplctlError(
-        "PgBouncer did not take the file: it is as it was, in every one",
-        why="; ".join(sentences),
-        hint=f"what was refused is {change.place.path.name}.previous; its log has the line",
-    )
+    raise_not_taken("PgBouncer", change.place, sentences, left, look="; its log has the line")
 
 
 async def _restored(door: str, before: Rows) -> str:

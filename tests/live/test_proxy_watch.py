@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -26,11 +24,12 @@ from replctl.render.placement import from_inventory
 from tests.live.clients import Clients, prepare
 from tests.live.failover_support import ask, configure, environment, value, write_inventory
 from tests.live.proxies import answering, free_ports, haproxy, node_at, pgbouncer
+from tests.live.running import Running
 from tests.live.test_apply import CHECKS, console, enabled, leads_to, shown
 from tests.live.test_failover_controller import notified, until_message
 from tests.live.test_proxied_failover import beside, chain, direct, rendered
 from tests.live.test_render import caught_up
-from tests.support import ROOT, wait_until
+from tests.support import wait_until
 
 pytestmark = [pytest.mark.live, pytest.mark.lab(sync="ANY 1")]
 
@@ -113,27 +112,11 @@ def test_a_signal_in_the_midst_of_a_switch_resumes_what_was_paused(lab: Lab) -> 
 # ---- kept applied
 
 
-class Watch:
+class Watch(Running):
     """`replctl render-PROXY --watch --apply` as a process, and its lines."""
 
     def __init__(self, inventory: Path, proxy: str) -> None:
-        self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "replctl", f"render-{proxy}", "--watch", "--apply"],
-            cwd=ROOT,
-            env={**os.environ, **environment(inventory)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip("\n"))
+        super().__init__(f"render-{proxy}", "--watch", "--apply", env=environment(inventory))
 
     def said(self, words: str) -> list[str]:
         """The lines with these words."""
@@ -143,17 +126,8 @@ class Watch:
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            code = self.process.wait(10)
-        finally:
-            if self.process.poll() is None:
-                self.process.kill()
-        self._reader.join(5)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        print("\n".join(self.lines))  # shown with a failure
+        code = self.end(signal.SIGTERM)
+        print(self.log)  # shown with a failure
         if failure is None:
             assert code == 0
 

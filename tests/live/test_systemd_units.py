@@ -16,7 +16,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -147,36 +147,42 @@ def allowed(unit: str) -> set[str]:
     return found
 
 
-def test_the_controller_tells_systemd_that_it_is_ready_fails_over_and_ends_on_sigterm(
-    lab: Lab, units: dict[str, str]
-) -> None:
-    unit = units["replctl-lab-controller.service"]
-    assert "Type=notify" in unit
+@contextlib.contextmanager
+def service_manager(lab: Lab) -> Iterator[tuple[Callable[[str], None], dict[str, str]]]:
+    """What waits until a service has told this, at an abstract address; and the variables of the service."""
     address = f"\0replctl-{lab.directory.parent.name}"
+    told: list[str] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(address)
         manager.settimeout(20)
-        told: list[str] = []
 
         def wait_told(word: str) -> None:
             while word not in told:
                 told.append(manager.recv(4096).decode())
 
-        with started(lab, unit, NOTIFY_SOCKET=f"@{address[1:]}", WATCHDOG_USEC="600000") as process:
-            wait_told("READY=1")
-            wait_told("WATCHDOG=1")
-            wait_told("STATUS=alive: the primary answers")
-            lab.kill("pg1")
-            promoted = "SELECT NOT pg_is_in_recovery()"
-            wait_until(
-                lambda: any(value(lab, node, promoted) for node in ("pg2", "pg3")),
-                "a replica is promoted",
-                limit_s=30,
-            )
-            process.terminate()
-            code = process.wait(20)
-            wait_told("STOPPING=1")
-        assert code == 0
+        yield wait_told, {"NOTIFY_SOCKET": f"@{address[1:]}", "WATCHDOG_USEC": "600000"}
+
+
+def test_the_controller_tells_systemd_that_it_is_ready_fails_over_and_ends_on_sigterm(
+    lab: Lab, units: dict[str, str]
+) -> None:
+    unit = units["replctl-lab-controller.service"]
+    assert "Type=notify" in unit
+    with service_manager(lab) as (wait_told, variables), started(lab, unit, **variables) as process:
+        wait_told("READY=1")
+        wait_told("WATCHDOG=1")
+        wait_told("STATUS=alive: the primary answers")
+        lab.kill("pg1")
+        promoted = "SELECT NOT pg_is_in_recovery()"
+        wait_until(
+            lambda: any(value(lab, node, promoted) for node in ("pg2", "pg3")),
+            "a replica is promoted",
+            limit_s=30,
+        )
+        process.terminate()
+        code = process.wait(20)
+        wait_told("STOPPING=1")
+    assert code == 0
     assert (lab.directory.parent / "state").stat().st_mode & 0o777 == 0o700
 
 
@@ -222,26 +228,15 @@ def code(port: int, path: str, token: str = "") -> int:
 
 
 def test_the_server_tells_systemd_that_it_is_ready_answers_and_ends_on_sigterm(lab: Lab) -> None:
-    address = f"\0replctl-serve-{lab.directory.parent.name}"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(address)
-        manager.settimeout(20)
-        told: list[str] = []
-
-        def wait_told(word: str) -> None:
-            while word not in told:
-                told.append(manager.recv(4096).decode())
-
-        environment = {"NOTIFY_SOCKET": f"@{address[1:]}", "WATCHDOG_USEC": "600000"}
-        with as_the_server(lab, **environment) as (process, port):
-            wait_told("READY=1\nSTATUS=answering")
-            wait_told("WATCHDOG=1")
-            asked = [("/readiness", ""), ("/pg1/primary", ""), ("/metrics", ""), ("/metrics", TOKEN)]
-            assert [code(port, path, token) for path, token in asked] == [200, 200, 401, 200]
-            process.terminate()
-            ended = process.wait(15)  # TimeoutStopSec
-            wait_told("STOPPING=1")
-        assert ended == 0
+    with service_manager(lab) as (wait_told, variables), as_the_server(lab, **variables) as (process, port):
+        wait_told("READY=1\nSTATUS=answering")
+        wait_told("WATCHDOG=1")
+        asked = [("/readiness", ""), ("/pg1/primary", ""), ("/metrics", ""), ("/metrics", TOKEN)]
+        assert [code(port, path, token) for path, token in asked] == [200, 200, 401, 200]
+        process.terminate()
+        ended = process.wait(15)  # TimeoutStopSec
+        wait_told("STOPPING=1")
+    assert ended == 0
     assert list((lab.directory.parent / "state").iterdir()) != []
 
 

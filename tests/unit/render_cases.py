@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from replctl.inventory import Inventory, parse
 from replctl.render import haproxy, pgbouncer
 from replctl.render.placement import Placement, from_inventory
 from replctl.render.rendered import Rendered, Tenure
+from tests.support import same_as_file
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 FILE = Path("orders.toml")
@@ -179,8 +179,5 @@ HAPROXY: dict[str, Case] = {
 
 
 def same_as_golden(name: str, text: str) -> None:
-    """Compare with the golden file; with REPLCTL_TEST_REWRITE=1, write it."""
-    path = GOLDEN / name
-    if os.environ.get("REPLCTL_TEST_REWRITE"):
-        path.write_text(text, encoding="utf-8")
-    assert text == (path.read_text(encoding="utf-8") if path.exists() else "")
+    """Compare with the golden file of this name."""
+    same_as_file(GOLDEN / name, text)

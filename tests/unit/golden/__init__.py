@@ -5,7 +5,6 @@ To see what a change does to them: `REPLCTL_TEST_REWRITE=1 pytest tests/unit`, t
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from replctl.core.report import Report
 from replctl.core.results import CheckResult, Status
 from replctl.core.settings import WitnessSpec
 from replctl.core.status import ClusterStatus, assess
+from tests.support import same_as_file
 from tests.unit.builders import (
     END,
     NOW,
@@ -37,11 +37,7 @@ GIB = 1 << 30
 
 def matches(name: str, text: str) -> bool:
     """Whether the text is that of the golden file of this name. Shows the difference when it is not."""
-    path = DIRECTORY / f"{name}.txt"
-    if os.environ.get("REPLCTL_TEST_REWRITE"):
-        path.write_text(text, encoding="utf-8")
-    expected = path.read_text(encoding="utf-8") if path.exists() else ""
-    assert text == expected, f"{path.name} differs; REPLCTL_TEST_REWRITE=1 writes it anew"
+    same_as_file(DIRECTORY / f"{name}.txt", text)
     return True
 
 
