@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Self
@@ -11,12 +13,15 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, N
 
 
 class Relay:
-    """Subclasses listen in `start`, by `listen`; `loop` runs from then on until the end."""
+    """Subclasses listen in `start`, by `listen`; `loop` runs from then on until the end.
+
+    It accepts by itself: asyncio's servers lose a socket that was accepted in the turn before they close.
+    """
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self._listeners: list[asyncio.Server] = []
-        self._accepted: set[asyncio.StreamWriter] = set()
+        self._listeners: list[socket.socket] = []
+        self._accepted: dict[socket.socket, asyncio.Task[None]] = {}
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -35,26 +40,25 @@ class Relay:
 
     async def listen(self, serve: Serve, port: int = 0) -> int:
         """Answer on this port of 127.0.0.1, or on any that is free; the port."""
+        listener = socket.create_server(("127.0.0.1", port))
+        listener.setblocking(False)
+        self._listeners.append(listener)
+        self.loop.add_reader(listener, self._accept, listener, serve)
+        return int(listener.getsockname()[1])
 
-        def accepted(
-            reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-        ) -> Coroutine[None, None, None]:
-            # Noted here: one that is cancelled before its first step would close nothing.
-            self._accepted.add(writer)
-            return self._until_closed(serve, reader, writer)
+    def _accept(self, listener: socket.socket, serve: Serve) -> None:
+        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):  # it has gone away again
+            accepted, _ = listener.accept()
+            accepted.setblocking(False)
+            self._accepted[accepted] = self.loop.create_task(self._converse(serve, accepted))
 
-        server = await asyncio.start_server(accepted, "127.0.0.1", port, reuse_address=True)
-        self._listeners.append(server)
-        return int(server.sockets[0].getsockname()[1])
-
-    async def _until_closed(
-        self, serve: Serve, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _converse(self, serve: Serve, accepted: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=accepted)
         try:
             await serve(reader, writer)
         finally:
             writer.transport.abort()
-            self._accepted.discard(writer)
+            del self._accepted[accepted]
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -62,14 +66,13 @@ class Relay:
         self._ready.set()
         self.loop.run_forever()
         for listener in self._listeners:
+            self.loop.remove_reader(listener)
             listener.close()
-        # Again and again: what was accepted just now begins while the others end.
         while tasks := asyncio.all_tasks(self.loop):
             for task in tasks:
                 task.cancel()
             self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-            self.loop.run_until_complete(asyncio.sleep(0))
-        for writer in self._accepted:
-            writer.transport.abort()
-        self.loop.run_until_complete(asyncio.sleep(0))
+        for accepted in self._accepted:  # cancelled before their first step
+            accepted.close()
+        self.loop.run_until_complete(asyncio.sleep(0))  # what was aborted closes its socket now
         self.loop.close()

@@ -34,6 +34,7 @@ from tests.live.failover_support import (
     wait_streaming,
     write_inventory,
 )
+from tests.live.relay import Relay
 from tests.support import replctl, wait_until
 
 pytestmark = pytest.mark.live
@@ -156,32 +157,32 @@ def test_a_fence_command_that_cannot_be_started_stops_the_run_and_not_the_contro
         auto.wait_for("verdict", "the primary answers")
 
 
-@contextlib.asynccontextmanager
-async def slow_way(to: int, late_s: float) -> AsyncIterator[int]:
-    """The port of a proxy that hands every byte on late, as a link over an ocean does."""
-    loop, open_now = asyncio.get_running_loop(), set[asyncio.StreamWriter]()
+class SlowWay(Relay):
+    """A way to a server on which every byte comes late, as over an ocean."""
 
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, to: int, late_s: float) -> None:
+        super().__init__()
+        self.to, self.late_s, self.port = to, late_s, 0
+
+    async def start(self) -> None:
+        self.port = await self.listen(self._serve)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream, downstream = await asyncio.open_connection("127.0.0.1", self.to)
+        try:
+            await asyncio.gather(self._copy(reader, downstream), self._copy(upstream, writer))
+        finally:
+            downstream.transport.abort()
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        def hand_on(data: bytes) -> None:
+            if not writer.is_closing():
+                writer.write(data)
+
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                loop.call_later(late_s, writer.write, data)
-        loop.call_later(late_s, writer.close)
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far = await asyncio.open_connection("127.0.0.1", to)
-        open_now.update((writer, far))
-        await asyncio.gather(pump(reader, far), pump(far_reader, writer))
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for writer in open_now:
-            writer.transport.abort()
-        for writer in open_now:
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+                self.loop.call_later(self.late_s, hand_on, data)
+        self.loop.call_later(self.late_s, writer.close)
 
 
 @pytest.mark.lab(replicas=1)
@@ -190,18 +191,18 @@ def test_a_living_primary_far_away_is_not_taken_for_silent(lab: Lab):
 
     near = value(lab, "pg2", "SHOW primary_conninfo")
 
-    async def run() -> None:
-        async with slow_way(lab.nodes["pg1"].port, 0.4) as port:
-            far = near.replace(f"port={lab.nodes['pg1'].port}", f"port={port}")
-            await asyncio.to_thread(configure, lab, "pg2", primary_conninfo=far)
-            receiver = f"pg_stat_wal_receiver WHERE sender_port = {port} AND status = 'streaming'"
-            await asyncio.to_thread(wait_until_counted, lab, "pg2", receiver)
-            async with hands_on(inventory) as hands:
-                with pytest.raises(ReplctlError, match="the primary lives"):
-                    await hands.prove_silence("pg2")
-            assert await asyncio.to_thread(value, lab, "pg2", "SHOW primary_conninfo") == far
+    async def prove() -> None:
+        async with hands_on(inventory) as hands:
+            with pytest.raises(ReplctlError, match="the primary lives"):
+                await hands.prove_silence("pg2")
 
-    asyncio.run(run())
+    with SlowWay(lab.nodes["pg1"].port, 0.4) as way:
+        far = near.replace(f"port={lab.nodes['pg1'].port}", f"port={way.port}")
+        configure(lab, "pg2", primary_conninfo=far)
+        receiver = f"pg_stat_wal_receiver WHERE sender_port = {way.port} AND status = 'streaming'"
+        wait_until_counted(lab, "pg2", receiver)
+        asyncio.run(prove())
+        assert value(lab, "pg2", "SHOW primary_conninfo") == far
 
 
 @pytest.mark.lab(replicas=2, sync="ANY 1")
