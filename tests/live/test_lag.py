@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from replctl.core.status import NodeState, Role, assess
 from replctl.inventory import Inventory, load_one
 from replctl.lab import Lab, remove
 from replctl.pg.observe import Observer
+from tests.live.places import open_directory
 from tests.live.servers import SERVERS
 from tests.live.truth import (
     Reading,
@@ -77,9 +77,8 @@ class _Labs(dict[int, Lab]):
 
 @pytest.fixture(scope="module")
 def _labs() -> Iterator[_Labs]:
-    with tempfile.TemporaryDirectory(prefix="replctl-test-") as name:
-        Path(name).chmod(0o755)
-        labs = _Labs(Path(name))
+    with open_directory(for_labs=True) as place:
+        labs = _Labs(place)
         yield labs
         for lab in labs.values():
             remove(lab.directory)

