@@ -35,7 +35,7 @@ BOUNDED_MIB = 100  # at rest it takes some 60
 def inventory(shared_lab: Lab, tmp_path: Path) -> Path:
     tmp_path.chmod(0o755)
     path = write_inventory(shared_lab, name=f"{tmp_path.name}.toml")
-    return path.rename(tmp_path / "cluster.toml")
+    return Path(shutil.move(path, tmp_path / "cluster.toml"))  # labs may be on another file system
 
 
 @pytest.fixture
