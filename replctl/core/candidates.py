@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from replctl.core.model import Lsn, NodeFacts, Unreachable
-from replctl.core.situation import HELD_WAIT_EVENTS, Position, Situation, is_cut
+from replctl.core.situation import HELD_WAIT_EVENTS, Position, Situation, is_cut, is_held
 from replctl.core.topology import is_fenced, upstream_of
 
 _PREFERENCE = {"prefer": 0, "neutral": 1, "avoid": 2, "never": 3}
@@ -35,7 +35,10 @@ class Ranking:
 
 
 def rank(situation: Situation) -> Ranking:
-    """Every node but the lost one: greatest (timeline, LSN) first, then preference, zone, name."""
+    """Every node but the lost one: greatest (timeline, LSN) first, then preference, zone, name.
+
+    One whose replay is held up comes after its equals: what it has not replayed makes writes wait.
+    """
     found = [
         _candidate(situation, spec.name)
         for spec in situation.settings.nodes
@@ -51,10 +54,16 @@ def rank(situation: Situation) -> Ranking:
             -(candidate.received_lsn or 0),  # the greater LSN comes first
             _PREFERENCE[spec.promote],
             spec.zone != zone,
+            _is_held(situation, candidate.node),
             candidate.node,
         )
 
     return Ranking(candidates=tuple(sorted(found, key=key)))
+
+
+def _is_held(situation: Situation, name: str) -> bool:
+    facts = situation.facts(name)
+    return facts is not None and is_held(facts)
 
 
 def _lost_zone(situation: Situation) -> str | None:
@@ -138,6 +147,7 @@ def _candidate(situation: Situation, name: str) -> Candidate:
     if reason is not None:
         return Candidate(node=name, eligible=False, reason=reason, **known)  # type: ignore[arg-type]
     said = "is cut and complete" if is_cut(observation) else "may be promoted once it is cut"
+    said += "; its replay is held up" if is_held(observation) else ""
     return Candidate(node=name, eligible=True, reason=said, **known)  # type: ignore[arg-type]
 
 

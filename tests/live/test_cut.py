@@ -107,6 +107,20 @@ def _is_blocked(lab: Lab, node: str) -> bool:
     return str(value(lab, node, query)).startswith("RecoveryConflict")
 
 
+def freeze_level(lab: Lab) -> None:
+    """Freeze the primary amid its load where all replicas have the same of it: the order decides then."""
+
+    def is_level() -> bool:
+        lab.freeze("pg1")
+        time.sleep(0.05)  # what was sent before arrives
+        received = {value(lab, n, "SELECT pg_last_wal_receive_lsn()") for n in lab.nodes if n != "pg1"}
+        if len(received) > 1:
+            lab.thaw("pg1")
+        return len(received) == 1
+
+    wait_until(is_level, "all replicas have received the same")
+
+
 @pytest.mark.pg(">= 16")
 @pytest.mark.lab(replicas=3, sync="ANY 1")
 @pytest.mark.parametrize("how", ["paused", "delayed", "conflicting"])
@@ -115,7 +129,7 @@ def test_a_replica_whose_replay_is_held_up_is_cut_without_touching_its_replay(la
     with Load(lab, pinned=["pg1"]) as load, held_up(lab, "pg3", how):
         load.wait_for_rows(20)
         before = picture(lab)["pg3"]
-        lab.freeze("pg1")
+        freeze_level(lab)
 
         said = succeed(inventory)
         load.wait_for_rows(20)
@@ -141,7 +155,7 @@ def test_before_16_replay_is_changed_only_where_that_is_allowed_by_name(lab: Lab
     inventory = write_inventory(lab)
     with Load(lab, pinned=["pg1"]) as load, held_up(lab, "pg3", how):
         load.wait_for_rows(20)
-        lab.freeze("pg1")
+        freeze_level(lab)
         before = picture(lab)["pg3"]
 
         why = refuse(lab, inventory)

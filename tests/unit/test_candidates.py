@@ -80,6 +80,22 @@ def test_level_nodes_are_ordered_by_preference_zone_and_name():
     assert order(now) == ["pg5", "pg3", "pg2", "pg6", "pg4"]
 
 
+def test_a_node_whose_replay_is_held_up_comes_after_its_equals_and_before_whoever_is_behind():
+    held = (
+        follower("pg2", replay_pause="paused"),
+        follower("pg3", startup_wait_event="RecoveryConflictSnapshot"),
+    )
+    now = of(LOST, *held, follower("pg4"), follower("pg5", lsn=END - 1))
+
+    assert order(now) == ["pg4", "pg2", "pg3", "pg5"]
+
+
+def test_a_preferred_node_comes_first_also_where_its_replay_is_held_up():
+    held = follower("pg3", replay_pause="paused")
+
+    assert order(of(LOST, follower("pg2"), held, specs={"pg3": {"promote": "prefer"}})) == ["pg3", "pg2"]
+
+
 def test_a_position_that_identify_system_gave_counts_more_than_what_is_shown():
     told = {"pg2": Position(timeline=1, lsn=Lsn(END + 7))}
     now = of(LOST, replica("pg2", **CUT), replica("pg3", **CUT), positions=told)
