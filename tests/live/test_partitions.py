@@ -35,6 +35,8 @@ from tests.support import need, wait_until
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
+STALL_S = 1.0  # a busy machine may halt the writers for a moment; a partition lasts longer
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -102,7 +104,7 @@ def test_a_primary_that_only_the_controller_does_not_hear_is_left_alone(lab: Lab
         run.auto.wait_for("verdict", "vetoed")
         run.load.wait_for_rows(100)
         report = prove_untouched(run, before)
-    assert report.outages == ()
+    assert report.longest_outage_s < STALL_S
 
 
 @pytest.mark.lab(sync="ANY 1")
@@ -113,7 +115,7 @@ def test_a_controller_that_hears_nobody_does_nothing(lab: Lab) -> None:
         run.auto.wait_for("verdict", "isolated")
         run.load.wait_for_rows(100)
         report = prove_untouched(run, before)
-    assert report.outages == ()
+    assert report.longest_outage_s < STALL_S
 
 
 @pytest.mark.lab(sync="ANY 1")
